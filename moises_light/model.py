@@ -1,0 +1,519 @@
+"""The network of the paper, in one file: small blocks first, the whole model last.
+
+Axes: `B` batch, `S` sources, `C` audio channels, `L` samples, `K` bands, `F` bins (of one band
+inside the network), `T` frames, `D` features. `N = B * T`: all frames of all examples.
+
+Inside, a tensor is `[F, N, D]`, in that order in memory. Everything but the attention along time
+treats frames independently (or in aligned groups of `2 ** n_enc`), so examples and frames share one
+axis; then the dense layers along frequency, the strided layers along time and the 1x1 convolutions
+are single matrix products without a transpose, and the group convolutions see what torch calls
+channels-last. In `eval` the batch norms are folded into the layers before them.
+
+Source: Moises-Light (arXiv 2510.06785), sec. 3, and where the paper is silent the behaviour of the
+package `moises-light` 0.1.0, whose weights fit.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as functional
+from einops import rearrange
+from torch import Tensor, nn
+
+from moises_light.config import Config
+from moises_light.stft import hann_window, istft, stft
+
+TILE = 64
+"""Frames that encoder and decoder take at a time in `eval`: few enough to stay in the cache."""
+
+
+def split_bands(x: Tensor, n_bands: int) -> Tensor:
+    """Cut the spectrum into bands of equal width. `[K F, N, D] -> [F, N, K D]`.
+
+    Source: Moises-Light, sec. 3.1.
+    """
+    return rearrange(x, "(k f) n d -> f n (k d)", k=n_bands)
+
+
+def merge_bands(x: Tensor, n_bands: int) -> Tensor:
+    """Put the bands of `split_bands` back. `[F, N, K D] -> [K F, N, D]`."""
+    return rearrange(x, "f n (k d) -> (k f) n d", k=n_bands)
+
+
+def batch_norm_relu(x: Tensor, norm: nn.BatchNorm2d) -> Tensor:
+    """Batch norm over the last axis with the statistics of the batch, then ReLU."""
+    if norm.num_batches_tracked is not None:
+        norm.num_batches_tracked.add_(1)
+    assert norm.momentum is not None
+    y = functional.batch_norm(
+        x.reshape(-1, x.shape[-1]),
+        norm.running_mean,
+        norm.running_var,
+        norm.weight,
+        norm.bias,
+        training=True,
+        momentum=norm.momentum,
+        eps=norm.eps,
+    )
+    return y.view_as(x).relu_()
+
+
+def scale_and_shift(norm: nn.BatchNorm2d) -> tuple[Tensor, Tensor]:
+    """What a batch norm does in `eval`: `y = scale * x + shift`. Shape: `[D]` each."""
+    assert norm.running_mean is not None
+    assert norm.running_var is not None
+    scale = norm.weight / torch.sqrt(norm.running_var + norm.eps)
+    return scale, norm.bias - norm.running_mean * scale
+
+
+class GroupConv(nn.Module):
+    """Convolution along frequency within each band, batch norm, ReLU. `[F, N, D] -> [F, N, D']`.
+
+    Source: Moises-Light, sec. 3.1 (band splitting by group convolution).
+    """
+
+    def __init__(self, in_features: int, out_features: int, n_bands: int, kernel_size: int):
+        super().__init__()
+        self.conv = nn.Conv2d(
+            in_features,
+            out_features,
+            (kernel_size, 1),
+            padding=(kernel_size // 2, 0),
+            groups=n_bands,
+        )
+        self.bn = nn.BatchNorm2d(out_features)
+
+    def forward(self, x: Tensor) -> Tensor:
+        weight, bias = self.conv.weight, self.conv.bias
+        if not self.training:
+            scale, shift = scale_and_shift(self.bn)
+            weight, bias = weight * scale[:, None, None, None], bias * scale + shift
+        y = self.convolve(x, weight, bias)
+        return batch_norm_relu(y, self.bn) if self.training else y.relu_()
+
+    def convolve(self, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+        image = rearrange(x, "f n d -> 1 d f n")
+        image = functional.conv2d(
+            image, weight, bias, padding=self.conv.padding, groups=self.conv.groups
+        )
+        return rearrange(image, "1 d f n -> f n d")
+
+
+class TimeDistributedFrequency(nn.Module):
+    """Two dense layers along frequency with a bottleneck between them. `[F, N, D] -> [F, N, D]`.
+
+    Source: Moises-Light, sec. 3.2 (TDF of TFC-TDF).
+    """
+
+    def __init__(self, n_features: int, n_bins: int, bn_factor: int):
+        super().__init__()
+        self.fc1 = nn.Linear(n_bins, n_bins // bn_factor)
+        self.bn1 = nn.BatchNorm2d(n_features)
+        self.fc2 = nn.Linear(n_bins // bn_factor, n_bins)
+        self.bn2 = nn.BatchNorm2d(n_features)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.layer(self.layer(x, self.fc1, self.bn1), self.fc2, self.bn2)
+
+    def layer(self, x: Tensor, linear: nn.Linear, norm: nn.BatchNorm2d) -> Tensor:
+        y = torch.mm(linear.weight, x.reshape(len(x), -1)).view(-1, *x.shape[1:])
+        bias = linear.bias[:, None, None]
+        if self.training:
+            return batch_norm_relu(y + bias.to(y.dtype), norm)
+        scale, shift = scale_and_shift(norm)
+        return torch.addcmul(bias * scale + shift, y, scale).relu_()
+
+
+class SplitAndMerge(nn.Module):
+    """Group convolutions on both sides of a TDF, with two residual paths. `[F, N, D]` stays.
+
+    Source: Moises-Light, fig. 2.
+    """
+
+    def __init__(self, n_features: int, config: Config, n_split: int):
+        super().__init__()
+
+        def convs(n: int) -> list[GroupConv]:
+            return [GroupConv(n_features, n_features, config.n_bands, 3) for _ in range(n)]
+
+        self.res = convs(1)[0]
+        self.split1 = nn.Sequential(*convs(n_split))
+        self.tdf = TimeDistributedFrequency(
+            n_features, config.freq_dim // config.n_bands, config.bn_factor
+        )
+        self.split2 = nn.Sequential(*convs(n_split))
+
+    def forward(self, x: Tensor) -> Tensor:
+        residual = self.res(x)
+        x = self.split1(x)
+        x = self.tdf(x).add_(x)
+        return self.split2(x).add_(residual)
+
+
+class TimeDown(nn.Module):
+    """Halves the frames: a convolution of two frames with stride two. `[F, N, D] -> [F, N/2, D']`.
+
+    Source: Moises-Light, sec. 3.2.
+    """
+
+    def __init__(self, in_features: int, out_features: int):
+        super().__init__()
+        self.conv = nn.Conv2d(in_features, out_features, (1, 2), stride=(1, 2))
+        self.bn = nn.BatchNorm2d(out_features)
+
+    def forward(self, x: Tensor) -> Tensor:
+        weight, bias = rearrange(self.conv.weight, "o d 1 j -> o (j d)"), self.conv.bias
+        assert bias is not None
+        x = rearrange(x, "f (n j) d -> f n (j d)", j=2)
+        if self.training:
+            return batch_norm_relu(functional.linear(x, weight, bias), self.bn)
+        scale, shift = scale_and_shift(self.bn)
+        return functional.linear(x, weight * scale[:, None], bias * scale + shift).relu_()
+
+
+class TimeUp(nn.Module):
+    """Doubles the frames, the transpose of `TimeDown`. `[F, N, D] -> [F, 2N, D']`."""
+
+    def __init__(self, in_features: int, out_features: int):
+        super().__init__()
+        self.conv = nn.ConvTranspose2d(in_features, out_features, (1, 2), stride=(1, 2))
+        self.bn = nn.BatchNorm2d(out_features)
+
+    def forward(self, x: Tensor) -> Tensor:
+        weight, bias = rearrange(self.conv.weight, "d o 1 j -> j o d"), self.conv.bias
+        assert bias is not None
+        if not self.training:
+            scale, shift = scale_and_shift(self.bn)
+            weight, bias = weight * scale[:, None], bias * scale + shift
+        y = functional.linear(x, rearrange(weight, "j o d -> (j o) d"), bias.repeat(2))
+        y = rearrange(y, "f n (j o) -> f (n j) o", j=2)
+        return batch_norm_relu(y, self.bn) if self.training else y.relu_()
+
+
+class RMSNorm(nn.Module):
+    """Scales feature vectors to length `sqrt(D)`, then by a gain, then goes through a linear layer.
+
+    The gain scales the columns of that layer's weight, a far smaller tensor than `x`.
+    """
+
+    def __init__(self, n_features: int):
+        super().__init__()
+        self.gamma = nn.Parameter(torch.ones(n_features))
+
+    def forward(self, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+        gain = self.gamma * len(self.gamma) ** 0.5
+        return functional.linear(functional.normalize(x, dim=-1), weight * gain, bias)
+
+
+class Rotary(nn.Module):
+    """Rotary positions: pair `i` of the features of step `t` turns by the angle `t * freqs[i]`.
+
+    Source: RoFormer (arXiv 2104.09864), eq. 34.
+    """
+
+    def __init__(self, dim_head: int):
+        super().__init__()
+        exponent = torch.arange(0, dim_head, 2) / dim_head
+        self.freqs = nn.Parameter(10000.0**-exponent, requires_grad=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Turn `[A, T, ..., dim_head]` by the positions along `T`."""
+        steps = torch.arange(x.shape[1], device=x.device, dtype=torch.float32)
+        angle = torch.outer(steps, self.freqs.float())
+        angle = angle.view(1, len(steps), *[1] * (x.ndim - 3), -1)
+        pairs = torch.view_as_complex(rearrange(x.float(), "... (i r) -> ... i r", r=2))
+        turned = pairs * torch.polar(torch.ones_like(angle), angle)
+        return torch.view_as_real(turned).flatten(-2).to(x.dtype)
+
+
+class Attention(nn.Module):
+    """Self-attention along one axis, with rotary positions and a gate for each head.
+
+    Shape: `[A, T, E, D]` stays. It attends along `T`; `A` and `E` tell independent sequences apart,
+    and one of them is 1, so that every reshaping here is a view.
+
+    Source: Moises-Light, sec. 3.3; the gates as in the package `moises-light` 0.1.0.
+    """
+
+    def __init__(self, n_features: int, heads: int, dim_head: int):
+        super().__init__()
+        self.heads = heads
+        self.dim_head = dim_head
+        self.rotary_embed = Rotary(dim_head)
+        self.norm = RMSNorm(n_features)
+        self.to_qkv = nn.Linear(n_features, 3 * heads * dim_head, bias=False)
+        self.to_gates = nn.Linear(n_features, heads)
+        self.to_out = nn.Sequential(nn.Linear(heads * dim_head, n_features, bias=False))
+        nn.init.zeros_(self.to_out[0].weight)  # type: ignore[arg-type]
+
+    def forward(self, x: Tensor) -> Tensor:
+        weight = torch.cat([self.to_qkv.weight, self.to_gates.weight])
+        bias = functional.pad(self.to_gates.bias, (len(self.to_qkv.weight), 0))
+        y = self.norm(x, weight, bias)
+        width = self.heads * self.dim_head
+        qk, v, gates = y.split([2 * width, width, self.heads], dim=-1)
+        qk = self.rotary_embed(rearrange(qk, "a t e (h i) -> a t e h i", i=self.dim_head))
+        q, k = rearrange(qk, "a t e (j h) i -> j (a e) h t i", j=2)
+        v = rearrange(v, "a t e (h i) -> (a e) h t i", h=self.heads)
+        y = functional.scaled_dot_product_attention(q, k, v)
+        y = rearrange(y, "(a e) h t i -> a t e h i", a=len(x)) * gates.sigmoid()[..., None]
+        return self.to_out(y.flatten(-2))
+
+
+class FeedForward(nn.Module):
+    """Two dense layers with a GELU between them. `[..., D]` stays."""
+
+    def __init__(self, n_features: int, ff_mult: int):
+        super().__init__()
+        width = n_features * ff_mult
+        # the list's gaps are the dropouts of the reference, which hold no weights
+        self.net = nn.ModuleDict(
+            {
+                "0": RMSNorm(n_features),
+                "1": nn.Linear(n_features, width),
+                "4": nn.Linear(width, n_features),
+            }
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        inner = self.net["1"]
+        return self.net["4"](functional.gelu(self.net["0"](x, inner.weight, inner.bias)))
+
+
+class Transformer(nn.Module):
+    """Attention and feed-forward along one axis, with a residual round each and round both.
+
+    Shape: `[A, T, E, D]` stays, see `Attention`.
+    """
+
+    def __init__(self, n_features: int, config: Config):
+        super().__init__()
+        attention = Attention(n_features, config.heads, config.dim_head)
+        feed_forward = FeedForward(n_features, config.ff_mult)
+        self.layers = nn.ModuleList([nn.ModuleList([attention, feed_forward])])
+
+    def forward(self, x: Tensor) -> Tensor:
+        attention, feed_forward = self.layers[0]  # type: ignore[misc]
+        y = attention(x) + x
+        return feed_forward(y) + y + x
+
+
+class DualPath(nn.Module):
+    """A transformer along frequency, then one along time. `[F, N, D]` stays.
+
+    Source: Moises-Light, sec. 3.3.
+    """
+
+    def __init__(self, n_features: int, config: Config):
+        super().__init__()
+        self.freq_transformer = Transformer(n_features, config)
+        self.time_transformer = Transformer(n_features, config)
+
+    def forward(self, x: Tensor, n_examples: int) -> Tensor:
+        y = self.freq_transformer(x[None])[0]
+        y = rearrange(y, "f (b t) d -> (f b) t 1 d", b=n_examples)
+        return rearrange(self.time_transformer(y), "(f b) t 1 d -> f (b t) d", b=n_examples)
+
+
+class Bottleneck(nn.Module):
+    """A split-and-merge block, then the dual-path transformers. `[F, N, D]` stays."""
+
+    def __init__(self, n_features: int, config: Config):
+        super().__init__()
+        self.split_merge = SplitAndMerge(n_features, config, config.n_split_enc)
+        self.rope_blocks = nn.ModuleList(
+            [DualPath(n_features, config) for _ in range(config.n_rope)]
+        )
+
+    def forward(self, x: Tensor, n_examples: int) -> Tensor:
+        for block in self.rope_blocks:
+            x = block(x, n_examples)
+        return x
+
+
+class MoisesLight(nn.Module):
+    """Separates mixtures into sources by masks on their spectrum.
+
+    Args:
+        config: the fields of `Config` as keywords, so that `MoisesLight(**configs[name])` works.
+
+    Shape: mixture `[B, C, L]` of any length from one sample to sources `[B, S, C, L]`.
+
+    Raises:
+        ValueError: for arguments that do not fit together, or an input of the wrong kind.
+
+    >>> from moises_light import MoisesLight
+    >>> tiny = MoisesLight(n_fft=512, hop_size=128, win_size=512, freq_dim=128, G=4, n_rope=1)
+    >>> tiny(torch.zeros(1, 2, 1000)).shape
+    torch.Size([1, 4, 2, 1000])
+
+    Source: Moises-Light, fig. 1.
+    """
+
+    window: Tensor
+
+    def __init__(self, **config: Any):
+        super().__init__()
+        self.config = _make_config(config)
+        c = self.config
+        n_parts = 2 * c.audio_channels  # real and imaginary part of every channel
+        self.register_buffer("window", hann_window(c.win_size, c.n_fft), persistent=False)
+
+        self.first_conv = GroupConv(n_parts * c.n_bands, c.G, c.n_bands, 1)
+        widths = [c.G * (i + 1) for i in range(c.n_enc + 1)]
+        self.encoder_blocks = nn.ModuleList(
+            [SplitAndMerge(width, c, c.n_split_enc) for width in widths[:-1]]
+        )
+        self.ds = nn.ModuleList([TimeDown(width, width + c.G) for width in widths[:-1]])
+        self.bottleneck = Bottleneck(widths[-1], c)
+        ups = [TimeUp(width + c.G, width) for width in reversed(widths[:-1])]
+        self.dec_heavy_us = nn.ModuleList(ups[: c.n_dec])
+        self.dec_heavy_blocks = nn.ModuleList(
+            [SplitAndMerge(width, c, c.n_split_dec) for width in widths[-2 : -2 - c.n_dec : -1]]
+        )
+        self.dec_light_us = nn.ModuleList(ups[c.n_dec :])
+        self.final_conv = GroupConv(c.G, n_parts * c.n_bands, c.n_bands, 1)
+        self.source_head = nn.Conv2d(n_parts, len(c.sources) * n_parts, 1)
+        # Our choice: every source starts with an equal share of the mixture. Left to chance, the
+        # first hundred training steps only go into finding these biases.
+        nn.init.normal_(self.source_head.weight, std=0.02)
+        nn.init.constant_(self.source_head.bias, 1 / len(c.sources))  # type: ignore[arg-type]
+
+    @property
+    def sources(self) -> tuple[str, ...]:
+        """Names along the `S` axis of the output."""
+        return self.config.sources
+
+    @property
+    def audio_channels(self) -> int:
+        """Channels that the input must have."""
+        return self.config.audio_channels
+
+    @property
+    def sample_rate(self) -> int:
+        """Sample rate in Hz that the input is taken to have."""
+        return self.config.sample_rate
+
+    @classmethod
+    def from_pretrained(cls, preset: str | Path, folder: str | Path | None = None) -> MoisesLight:
+        """The network of a preset (or of a `.safetensors` file) with its weights, in `eval`.
+
+        See `moises_light.weights.load_pretrained`.
+        """
+        from moises_light import weights
+
+        return weights.load_pretrained(preset, folder)
+
+    def forward(
+        self, mixture: Tensor, return_auxiliary_outputs: bool = False
+    ) -> Tensor | tuple[Tensor, dict[str, Tensor]]:
+        """Separate.
+
+        Args:
+            mixture: `[B, C, L]`, at `sample_rate`.
+            return_auxiliary_outputs: also return a dict with the `masks`, `[B, S, C, 2, F, T]`: what
+                the real (0) and the imaginary part (1) of the mixture's STFT are multiplied with,
+                for its lowest `F = freq_dim` bins. Bins above are zero in every source.
+
+        Shape: `[B, S, C, L]`.
+        """
+        self._check(mixture)
+        n_samples = mixture.shape[-1]
+        padded = functional.pad(mixture, (0, self._padding(n_samples)))
+        spectrum = stft(padded, self.window, self.config.hop_size)
+        parts = torch.view_as_real(spectrum[..., : self.config.freq_dim])  # [B, C, T, F, 2]
+        masks = self.estimate_masks(parts)
+        y = torch.view_as_complex(masks * parts[:, None])
+        audio = self._istft(y)[..., :n_samples]
+        if return_auxiliary_outputs:
+            return audio, {"masks": rearrange(masks, "b s c t f r -> b s c r f t")}
+        return audio
+
+    def estimate_masks(self, parts: Tensor) -> Tensor:
+        """Masks for the parts of a spectrum. `[B, C, T, F, 2] -> [B, S, C, T, F, 2]`, contiguous.
+
+        `T` is a multiple of `2 ** n_enc`.
+        """
+        c, n_examples = self.config, len(parts)
+        axes = (1, 2, 3, 4)
+        mean = parts.mean(axes, keepdim=True)
+        x = (parts - mean) / (parts.std(axes, keepdim=True) + 1e-5)
+        x = split_bands(rearrange(x, "b c t f r -> f (b t) (c r)"), c.n_bands)
+        # In `eval`, batch norm couples no frames: encode and decode in tiles that stay in the cache
+        tile = x.shape[1] if self.training else max(1, TILE >> c.n_enc) << c.n_enc
+        encoded = [self.encode(part) for part in x.split(tile, dim=1)]
+        deep = self.bottleneck(torch.cat([x for x, _ in encoded], dim=1), n_examples)
+        masks = [
+            self.decode(part, skips)
+            for part, (_, skips) in zip(deep.split(tile >> c.n_enc, dim=1), encoded, strict=True)
+        ]
+        return rearrange(
+            torch.cat(masks, dim=1).float(),
+            "f (b t) k (s c r) -> b s c t (k f) r",
+            b=n_examples,
+            s=len(c.sources),
+            r=2,
+        ).contiguous()
+
+    def encode(self, x: Tensor) -> tuple[Tensor, list[Tensor]]:
+        """Encoder and the frame-wise part of the bottleneck. Returns its output and the skips."""
+        x = self.first_conv(x)
+        skips = []
+        for block, down in zip(self.encoder_blocks, self.ds, strict=True):
+            x = block(x)
+            skips.append(x)
+            x = down(x)
+        return self.bottleneck.split_merge(x), skips
+
+    def decode(self, x: Tensor, skips: list[Tensor]) -> Tensor:
+        """Decoder and source head; takes the skips away. Shape: `[F, N, K, S * 2 * C]`."""
+        for up, block in zip(self.dec_heavy_us, self.dec_heavy_blocks, strict=True):
+            x = block(up(x) * skips.pop())
+        for up in self.dec_light_us:
+            x = up(x) * skips.pop()
+        x = rearrange(self.final_conv(x), "f n (k d) -> f n k d", k=self.config.n_bands)
+        return functional.linear(x, self.source_head.weight[:, :, 0, 0], self.source_head.bias)
+
+    def _padding(self, n_samples: int) -> int:
+        """Zeros to append: at least one, to whole hops, and frames that `n_enc` halvings divide.
+
+        Source: the package `moises-light` 0.1.0.
+        """
+        hop, factor = self.config.hop_size, 2**self.config.n_enc
+        n_hops = n_samples // hop + 1
+        n_hops += -(n_hops + 1) % factor
+        # the reflection at the edges needs more than half a window
+        while n_hops * hop <= self.config.n_fft // 2:
+            n_hops += factor
+        return n_hops * hop - n_samples
+
+    def _istft(self, spectrum: Tensor) -> Tensor:
+        """Inverse STFT; on the CPU where the device has none (MPS)."""
+        if spectrum.device.type == "mps":
+            audio = istft(spectrum.cpu(), self.window.cpu(), self.config.hop_size)
+            return audio.to(spectrum.device)
+        return istft(spectrum, self.window, self.config.hop_size)
+
+    def _check(self, mixture: Tensor) -> None:
+        wanted = f"[batch, {self.audio_channels}, samples]"
+        if not isinstance(mixture, Tensor) or not mixture.is_floating_point():
+            kind = mixture.dtype if isinstance(mixture, Tensor) else type(mixture).__name__
+            raise ValueError(f"the mixture is {kind}; give a float tensor {wanted}")
+        shape = list(mixture.shape)
+        if len(shape) != 3 or shape[1] != self.audio_channels or 0 in shape:
+            raise ValueError(f"the mixture has shape {shape}; this network takes {wanted}")
+        if not torch.isfinite(mixture).all():
+            raise ValueError("the mixture holds NaN or infinite samples; clean it first")
+
+
+def _make_config(arguments: dict[str, Any]) -> Config:
+    unknown = [name for name in arguments if name not in Config().keys()]
+    if unknown:
+        raise ValueError(
+            f"MoisesLight knows no argument {', '.join(map(repr, unknown))}; "
+            f"it takes {', '.join(Config().keys())}"
+        )
+    return Config(**arguments)
