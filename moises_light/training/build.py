@@ -1,0 +1,131 @@
+"""Build a corpus: `python -m moises_light.training.build CORPUS [--songs FOLDER] [--banks FOLDER]`.
+
+Tracks are written one after another and a stopped build goes on where it stood; each track depends
+on the seed and its own name alone, so the same command gives the same bits.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from moises_light.training import banks
+from moises_light.training.corpus import Corpus, Track, name_seed, write_licences, write_track
+from moises_light.training.songs import find_songs, read_song
+
+_log = logging.getLogger(__name__)
+
+
+def known_names(corpus: Path, split: str) -> set[str]:
+    """Names of the tracks that a split holds already."""
+    if not (corpus / split / "index.jsonl").is_file():
+        return set()
+    return {track.name for track in Corpus(corpus, split).tracks}
+
+
+def add_songs(corpus: Path, folder: Path, say: Callable) -> None:
+    """Add every song below a folder to `train`."""
+    done = known_names(corpus, "train")
+    for path, song in find_songs(folder):
+        name = f"song-{song.name}"
+        if name in done:
+            continue
+        stems = read_song(path, song)
+        material = f"songs/{song.name}"
+        lead = song.name.startswith("sectoid")
+        track = write_track(
+            *(corpus, "train", name, "song", stems),
+            present=song.present,
+            material=[material],
+            tags=["lead"] if lead else [],
+        )
+        say(track)
+
+
+def song_licences(folder: Path) -> list[tuple[str, str, str, str]]:
+    """Licence rows of the songs in a bank's table."""
+    table = folder / "LICENSES.tsv"
+    rows = set()
+    if table.is_file():
+        for line in table.read_text(encoding="utf-8").splitlines():
+            cells = line.split("\t")
+            if cells[0].startswith("songs/"):
+                rows.add((cells[0].rsplit("/", 1)[0], cells[2], cells[3], cells[4]))
+    return sorted(rows)
+
+
+def add_collages(
+    corpus: Path, bank: banks.Bank, seed: int, counts: dict[str, int], say: Callable
+) -> None:
+    """Add tracks of isolated vocals, bass lines and melody instruments to `train`."""
+    done = known_names(corpus, "train")
+    made: dict[str, dict[str, banks.Instrument]] = {}
+    for number in range(max(counts.values())):
+        for source, count in counts.items():
+            name = f"bank-{source}-{number:03d}"
+            if number >= count or name in done:
+                continue
+            rng = name_seed(seed, name)
+            seconds = float(rng.uniform(45, 75))
+            tags: list[str] = []
+            bandwidth = None
+            if source == "vocals":
+                audio, material, bandwidth = banks.vocal_collage(bank, seconds, rng)
+            else:
+                if source not in made:
+                    made[source] = banks.instruments(bank, source)
+                prefixes = list(made[source])
+                prefix = prefixes[int(rng.integers(len(prefixes)))]
+                instrument = made[source][prefix]
+                lead = prefix.startswith(banks.LEADS)
+                chords = 0.0 if source == "bass" or "sax" in prefix else float(rng.choice([0, 0.5]))
+                audio = banks.line_collage(instrument, seconds, rng, chords)
+                material = instrument.material
+                tags = ["lead"] if lead and not chords else []
+            track = write_track(
+                *(corpus, "train", name, "bank", {source: audio}),
+                bandwidth=bandwidth,
+                material=material,
+                tags=tags,
+            )
+            say(track)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="python -m moises_light.training.build")
+    parser.add_argument("corpus", type=Path, help="folder to write")
+    parser.add_argument("--songs", type=Path, action="append", default=[], help="song folders")
+    parser.add_argument("--banks", type=Path, help="folder with LICENSES.tsv and samples")
+    parser.add_argument("--collages", type=int, default=0, help="tracks of isolated vocals")
+    parser.add_argument("--seed", type=int, default=0)
+    options = parser.parse_args(arguments)
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    began = time.monotonic()
+
+    def say(track: Track) -> None:
+        rows = " ".join(f"{s} {track.level[s]:.0f} dB" for s in track.rows)
+        print(f"{time.monotonic() - began:6.0f} s  {track.name:<28}{track.seconds:6.1f} s  {rows}")
+        sys.stdout.flush()
+
+    try:
+        for folder in options.songs:
+            add_songs(options.corpus, folder, say)
+            write_licences(options.corpus, song_licences(folder.parent))
+        if options.banks:
+            bank = banks.Bank(options.banks, held_out=False)
+            write_licences(options.corpus, {sample.licence_row for sample in bank.samples})
+            n = options.collages
+            counts = {"vocals": n, "bass": n // 4, "other": n // 3}
+            add_collages(options.corpus, bank, options.seed, counts, say)
+    except ValueError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

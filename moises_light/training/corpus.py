@@ -1,0 +1,298 @@
+"""A corpus on disk: a folder of tracks that training reads by memory map.
+
+    corpus/
+      licences.tsv             where every material comes from: material, source, author, licence
+      train/index.jsonl        a line for each track: the fields of `Track`
+      train/<name>.npy         int16 [S, C, L] at 44.1 kHz; a row for each of `Track.rows`
+      heldout/...              the same, of material that `train` never uses
+
+A track appears in the index only once its audio lies complete under its final name, so a build may
+stop at any moment and a training run may read while a build goes on.
+
+`python -m moises_light.training.corpus FOLDER` prints hours per source and every licence.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import sys
+import zlib
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from moises_light.config import SOURCES
+
+SAMPLE_RATE = 44100
+SPLITS = ("train", "heldout")
+KINDS = ("song", "band", "bank")
+BLOCK = SAMPLE_RATE // 2
+"""Samples behind one number of `Track.activity`: half a second."""
+SILENCE = -99
+"""Level in dB that stands for digital silence in `Track.activity`."""
+
+
+@dataclass(frozen=True)
+class Track:
+    """One line of the index.
+
+    Args:
+        name: file name without `.npy`, unique in its split.
+        kind: `song` (a real one), `band` (rendered by us) or `bank` (one source on its own).
+        frames: length in samples, `L`.
+        rows: sources whose audio is stored, in the order of the array's `S` axis.
+        present: sources that the track speaks for; one without a row is silent throughout.
+        activity: level of every row in dB (full scale = 0), one whole number for each half second.
+        level: level of every row in dB over those half seconds in which it plays.
+        bandwidth: frequency in Hz above which a row of the track holds nothing, or None.
+        material: names of what the track is made of; rows of `licences.tsv`.
+        tags: what a draw may ask for: `lead` for a melody instrument in `other`.
+    """
+
+    name: str
+    kind: str
+    frames: int
+    rows: tuple[str, ...]
+    present: tuple[str, ...]
+    activity: Mapping[str, Sequence[int]] = field(repr=False)
+    level: Mapping[str, float]
+    bandwidth: float | None = None
+    material: tuple[str, ...] = ()
+    tags: tuple[str, ...] = ()
+
+    @property
+    def seconds(self) -> float:
+        return self.frames / SAMPLE_RATE
+
+    @classmethod
+    def from_json(cls, line: str) -> Track:
+        values = json.loads(line)
+        for key in ("rows", "present", "material", "tags"):
+            values[key] = tuple(values[key])
+        return cls(**values)
+
+
+def name_seed(seed: int, name: str) -> np.random.Generator:
+    """The random generator of one track: it depends on the seed and the track's name alone."""
+    return np.random.default_rng([seed, zlib.crc32(name.encode())])
+
+
+def block_levels(audio: np.ndarray) -> np.ndarray:
+    """Level of each half second in dB, `[C, L] -> [blocks]`; the last block may be shorter.
+
+    >>> block_levels(np.zeros((2, 44100), np.float32))
+    array([-99., -99.])
+    """
+    power = np.square(audio, dtype=np.float32).mean(axis=0)
+    starts = np.arange(0, len(power), BLOCK)
+    sums = np.add.reduceat(power, starts, dtype=np.float64)
+    means = sums / np.diff(np.append(starts, len(power)))
+    return np.maximum(10 * np.log10(means + 1e-12), SILENCE)
+
+
+def active_level(levels: np.ndarray) -> float:
+    """Level in dB over the blocks within 30 dB of the loudest."""
+    playing = levels[levels > max(levels.max() - 30, SILENCE)]
+    if not len(playing):
+        return float(SILENCE)
+    return float(10 * np.log10(np.mean(10 ** (playing / 10))))
+
+
+def write_track(
+    corpus: Path | str,
+    split: str,
+    name: str,
+    kind: str,
+    stems: Mapping[str, np.ndarray],
+    *,
+    present: Iterable[str] | None = None,
+    bandwidth: float | None = None,
+    material: Iterable[str] = (),
+    tags: Iterable[str] = (),
+) -> Track:
+    """Add a track: audio first, under a temporary name, then its line in the index.
+
+    All stems are scaled by one gain where the loudest would clip. A stem that is silent
+    throughout takes no room: it stays in `present` and gets no row.
+
+    Args:
+        stems: audio of each source, `[C, L]` float, all of one shape.
+        present: sources that the track speaks for; by default those of `stems`.
+
+    Raises:
+        ValueError: for an unknown split, kind or source, or stems of different shapes.
+    """
+    if split not in SPLITS or kind not in KINDS:
+        raise ValueError(
+            f"split {split!r}, kind {kind!r}: choose a split of {SPLITS} and a kind of {KINDS}"
+        )
+    unknown = set(stems) - set(SOURCES)
+    if unknown or not stems:
+        raise ValueError(f"stems {sorted(stems)}: give one or more of {', '.join(SOURCES)}")
+    shapes = {audio.shape for audio in stems.values()}
+    if len(shapes) > 1:
+        raise ValueError(f"the stems of {name!r} have different shapes {sorted(shapes)}")
+    frames = next(iter(shapes))[-1]
+    peak = max(float(np.abs(audio).max(initial=0)) for audio in stems.values())
+    gain = 32000 / max(peak, 1.0)
+    rows = [source for source in SOURCES if source in stems and np.abs(stems[source]).max() > 1e-4]
+    packed = np.stack([np.round(stems[s] * gain).astype(np.int16) for s in rows or stems])
+    levels = {
+        s: block_levels(a.astype(np.float32) / 32768) for s, a in zip(rows, packed, strict=False)
+    }
+    spoken_for = set(present if present is not None else stems)
+    track = Track(
+        name=name,
+        kind=kind,
+        frames=frames,
+        rows=tuple(rows),
+        present=tuple(s for s in SOURCES if s in spoken_for),
+        activity={s: [round(x) for x in level] for s, level in levels.items()},
+        level={s: round(active_level(level), 1) for s, level in levels.items()},
+        bandwidth=bandwidth,
+        material=tuple(sorted(set(material))),
+        tags=tuple(tags),
+    )
+    folder = Path(corpus) / split
+    folder.mkdir(parents=True, exist_ok=True)
+    part = folder / f".{name}.{os.getpid()}.part"
+    with open(part, "wb") as file:
+        np.save(file, packed if rows else packed[:0])
+    os.replace(part, folder / f"{name}.npy")
+    line = json.dumps(asdict(track), separators=(",", ":")) + "\n"
+    with open(folder / "index.jsonl", "ab") as file:
+        file.write(line.encode())
+    return track
+
+
+class Corpus:
+    """The tracks of one split, as they stood when it was opened or last rescanned.
+
+    Args:
+        folder: the corpus.
+        split: `train` or `heldout`.
+
+    Raises:
+        ValueError: if the folder has no such split.
+    """
+
+    def __init__(self, folder: Path | str, split: str = "train") -> None:
+        self.folder = Path(folder) / split
+        self.index = self.folder / "index.jsonl"
+        if not self.index.is_file():
+            raise ValueError(
+                f"no corpus at {self.folder}: {self.index.name} is missing; "
+                f"make one with python -m moises_light.training.build {folder}"
+            )
+        self.tracks: list[Track] = []
+        self._read = 0
+        self._maps: dict[str, np.ndarray] = {}
+        self.rescan()
+
+    def rescan(self) -> int:
+        """Read what a build has appended since; returns the number of new tracks."""
+        with open(self.index, "rb") as file:
+            file.seek(self._read)
+            new = file.read()
+        # a line that is still being written waits for the next scan
+        new = new[: new.rfind(b"\n") + 1]
+        self._read += len(new)
+        tracks = [Track.from_json(line) for line in new.decode().splitlines()]
+        self.tracks += tracks
+        return len(tracks)
+
+    def audio(self, track: Track) -> np.ndarray:
+        """The stored rows, int16 `[S, C, L]`, memory-mapped: only what is sliced is read."""
+        if track.name not in self._maps:
+            self._maps[track.name] = np.load(self.folder / f"{track.name}.npy", mmap_mode="r")
+        return self._maps[track.name]
+
+    def read(self, track: Track, source: str, start: int, length: int) -> np.ndarray:
+        """A piece of one source, `[C, length]` float32; zeros outside the track or where silent."""
+        out = np.zeros((2, length), np.float32)
+        first, last = max(start, 0), min(start + length, track.frames)
+        if source in track.rows and last > first:
+            piece = self.audio(track)[track.rows.index(source), :, first:last]
+            np.multiply(piece, np.float32(1 / 32768), out=out[:, first - start : last - start])
+        return out
+
+    def __getstate__(self) -> dict[str, Any]:
+        # worker processes map the files anew instead of receiving copies of them
+        return {**self.__dict__, "_maps": {}}
+
+
+def write_licences(corpus: Path | str, rows: Iterable[tuple[str, str, str, str]]) -> None:
+    """Add `(material, source, author, licence)` rows to `licences.tsv`, each once, sorted."""
+    path = Path(corpus) / "licences.tsv"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    known = set(read_licences(corpus)) | set(rows)
+    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    with open(part, "w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file, delimiter="\t", lineterminator="\n")
+        writer.writerow(("material", "source", "author", "licence"))
+        writer.writerows(sorted(known))
+    os.replace(part, path)
+
+
+def read_licences(corpus: Path | str) -> list[tuple[str, str, str, str]]:
+    """The rows of `licences.tsv`; none where there is no such file."""
+    path = Path(corpus) / "licences.tsv"
+    if not path.is_file():
+        return []
+    with open(path, newline="", encoding="utf-8") as file:
+        rows = list(csv.reader(file, delimiter="\t"))[1:]
+    return [(row[0], row[1], row[2], row[3]) for row in rows]
+
+
+def hours(tracks: Iterable[Track], source: str, playing: bool = True) -> float:
+    """Hours of one source: those in which it plays, or all that is stored of it."""
+    blocks = 0
+    for track in tracks:
+        levels = np.asarray(track.activity.get(source, ()))
+        if len(levels):
+            plays = levels > max(levels.max() - 30, SILENCE)
+            blocks += int(plays.sum()) if playing else len(levels)
+    return blocks * BLOCK / SAMPLE_RATE / 3600
+
+
+def describe(folder: Path | str) -> str:
+    """Hours per split, kind and source, and the licences, as text."""
+    lines = [f"{'hours that play':<18}{'tracks':>7}" + "".join(f"{s:>9}" for s in SOURCES)]
+    used: set[str] = set()
+    for split in SPLITS:
+        if not (Path(folder) / split / "index.jsonl").is_file():
+            continue
+        tracks = Corpus(folder, split).tracks
+        used.update(name for track in tracks for name in track.material)
+        for kind in KINDS:
+            some = [track for track in tracks if track.kind == kind]
+            row = "".join(f"{hours(some, source):>9.2f}" for source in SOURCES)
+            lines.append(f"{split + ' ' + kind:<18}{len(some):>7}{row}")
+    lines += ["", "licence | author | source | material"]
+    rows: dict[tuple[str, str, str], list[str]] = {}
+    for material, source, author, licence in read_licences(folder):
+        if material in used:
+            rows.setdefault((licence, author, source), []).append(material)
+    lines += [" | ".join((*key, ", ".join(rows[key]))) for key in sorted(rows)]
+    unknown = used - {row[0] for row in read_licences(folder)}
+    if unknown:
+        lines.append(f"without a licence row: {', '.join(sorted(unknown))}")
+    return "\n".join(lines)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    if len(given) != 1:
+        print("usage: python -m moises_light.training.corpus FOLDER", file=sys.stderr)
+        return 2
+    print(describe(given[0]))
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,292 @@
+"""Training examples, drawn from a corpus: `MixtureDataset.draw(index)`.
+
+An example is either one moment of one track, or each source from a track and a moment of its own;
+then gain, equaliser, room, speed, position and polarity are drawn for every source, some are left
+out, and what remains is added up. The mixture is that sum, exactly.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from moises_light.config import SOURCES
+from moises_light.training.augment import (
+    MARGIN,
+    Shape,
+    draw_shape,
+    drive,
+    piece_length,
+    place,
+    reshape,
+)
+from moises_light.training.corpus import BLOCK, KINDS, SILENCE, Corpus, Track
+
+LEVELS = {"vocals": -20.0, "drums": -20.0, "bass": -21.0, "other": -22.0}
+"""Level in dB at which a source enters a mixture of strangers, before its random gain."""
+
+
+@dataclass(frozen=True)
+class MixingConfig:
+    """Shares and strengths of the draw.
+
+    Args:
+        aligned: share of examples that are one moment of one track.
+        kinds: weights of the kinds of track for aligned examples.
+        remix_kinds: weights of the kinds for a source that is drawn on its own.
+        drop: probability that a source is left out.
+        negatives: share of examples without vocals and with a melody instrument in `other`.
+        speed: largest change of speed and pitch together, as a ratio to either side.
+        flat: share of aligned examples that stay as they were recorded, save for the level.
+        level: mean and deviation of the mixture's level in dB.
+    """
+
+    aligned: float = 0.55
+    kinds: dict[str, float] = field(default_factory=lambda: {"song": 0.35, "band": 0.65})
+    remix_kinds: dict[str, float] = field(
+        default_factory=lambda: {"song": 0.35, "band": 0.4, "bank": 0.25}
+    )
+    drop: float = 0.15
+    negatives: float = 0.15
+    speed: float = 0.1
+    flat: float = 0.2
+    level: tuple[float, float] = (-16.0, 4.0)
+
+
+@dataclass(frozen=True)
+class _Shelf:
+    """Tracks to draw from with cumulative probabilities."""
+
+    tracks: tuple[Track, ...]
+    cumulative: np.ndarray
+
+    def draw(self, rng: np.random.Generator) -> Track:
+        place = np.searchsorted(self.cumulative, rng.random(), side="right")
+        return self.tracks[min(int(place), len(self.tracks) - 1)]
+
+
+def _shelf(tracks: list[Track], weights: dict[str, float], source: str | None) -> _Shelf | None:
+    """Tracks weighted by their kind, within a kind by the blocks in which the source plays."""
+    blocks = np.array([_playing(t, source) for t in tracks], np.float64)
+    kinds = np.array([KINDS.index(t.kind) for t in tracks], int)
+    share = np.zeros(len(tracks))
+    for kind, weight in weights.items():
+        of_kind = kinds == KINDS.index(kind)
+        total = blocks[of_kind].sum()
+        if total:
+            share[of_kind] = weight * blocks[of_kind] / total
+    keep = share > 0
+    if not keep.any():
+        return None
+    share = share[keep]
+    kept = tuple(track for track, k in zip(tracks, keep, strict=True) if k)
+    return _Shelf(kept, np.cumsum(share / share.sum()))
+
+
+def _playing(track: Track, source: str | None) -> int:
+    if source is None:
+        return track.frames // BLOCK
+    levels = np.asarray(track.activity.get(source, ()))
+    return int((levels > max(levels.max(initial=SILENCE) - 30, SILENCE)).sum())
+
+
+class MixtureDataset:
+    """Endless examples; number `index` depends on the corpus' listing, `seed` and `index` alone.
+
+    Args:
+        corpus: folder of the corpus, or an open `Corpus`.
+        split: `train` or `heldout`.
+        segment_length: samples of an example, `l`.
+        seed: another seed gives other examples.
+        config: shares and strengths.
+    """
+
+    def __init__(
+        self,
+        corpus: Corpus | Path | str,
+        split: str = "train",
+        segment_length: int = 3 * 44100,
+        seed: int = 0,
+        config: MixingConfig | None = None,
+    ) -> None:
+        self.corpus = corpus if isinstance(corpus, Corpus) else Corpus(corpus, split)
+        self.segment_length = segment_length
+        self.seed = seed
+        self.config = config or MixingConfig()
+        self._sort()
+
+    def rescan(self) -> int:
+        """Take up tracks that were added to the corpus since; returns how many."""
+        new = self.corpus.rescan()
+        if new:
+            self._sort()
+        return new
+
+    def _sort(self) -> None:
+        """Sort the tracks into the shelves that examples are drawn from."""
+        tracks, config = self.corpus.tracks, self.config
+        whole = [t for t in tracks if len(t.present) == len(SOURCES) and len(t.rows) > 1]
+        self._whole = _shelf(whole, config.kinds, None)
+        self._single = {
+            s: shelf
+            for s in SOURCES
+            if (shelf := _shelf([t for t in tracks if s in t.rows], config.remix_kinds, s))
+        }
+        leads = [t for t in tracks if "lead" in t.tags and "other" in t.rows]
+        self._leads = _shelf(leads, config.remix_kinds, "other")
+        if not self._single:
+            raise ValueError(f"the corpus at {self.corpus.folder} holds no audio yet")
+
+    def draw(self, index: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """Example number `index`.
+
+        Shape:
+            mixture `[C, l]`, sources `[S, C, l]` in the order of `SOURCES`, float32;
+            `sources.sum(0)` is the mixture.
+        """
+        rng = np.random.default_rng([self.seed, index])
+        for _ in range(8):
+            sources = self._draw(rng)
+            mixture = sources.sum(axis=0)
+            power = float(np.square(mixture).mean())
+            if power > 1e-8:
+                break
+        gain = self._gain(rng, power, float(np.abs(mixture).max()))
+        sources *= np.float32(gain)
+        result = torch.from_numpy(sources)
+        return result.sum(0), result
+
+    __getitem__ = draw
+
+    def _gain(self, rng: np.random.Generator, power: float, peak: float) -> float:
+        """Bring the mixture to a level that uploads have, without clipping."""
+        mean, deviation = self.config.level
+        target = float(np.clip(rng.normal(mean, deviation), -32, -8))
+        gain = 10 ** (target / 20) / np.sqrt(power + 1e-12)
+        return float(min(gain, rng.uniform(0.8, 1.0) / max(peak, 1e-6)))
+
+    def _draw(self, rng: np.random.Generator) -> np.ndarray:
+        """Sources before the level of the whole is set, `[S, C, l]`."""
+        config = self.config
+        negative = rng.random() < config.negatives
+        aligned = self._whole is not None and rng.random() < config.aligned
+        flat = aligned and rng.random() < config.flat
+        speed = 1.0
+        if not flat and rng.random() < 0.5:
+            speed = float(1 + rng.uniform(-config.speed, config.speed))
+        choices: dict[str, tuple[Track, int]] = {}
+        home: Track | None = None
+        if aligned:
+            assert self._whole is not None
+            home = track = self._whole.draw(rng)
+            start = self._start(rng, track, track.rows)
+            choices = dict.fromkeys(track.rows, (track, start))
+        else:
+            for source, shelf in self._single.items():
+                track = shelf.draw(rng)
+                choices[source] = (track, self._start(rng, track, (source,)))
+        if negative:
+            choices.pop("vocals", None)
+            if self._leads is not None:
+                track = self._leads.draw(rng)
+                if not (aligned and "lead" in choices.get("other", (track,))[0].tags):
+                    choices["other"] = (track, self._start(rng, track, ("other",)))
+        else:
+            choices = self._drop(rng, choices, config.drop * (0.5 if aligned else 1.0))
+        cutoffs = [track.bandwidth for track, _ in choices.values() if track.bandwidth]
+        cutoff = min(cutoffs, default=None)
+        out = np.zeros((len(SOURCES), 2, self.segment_length), np.float32)
+        for number, source in enumerate(SOURCES):
+            if source not in choices:
+                continue
+            track, start = choices[source]
+            stranger = not aligned or track is not home
+            relative = LEVELS[source] - track.level[source] if stranger else 0.0
+            if flat:
+                out[number] = self._plain(track, source, start, cutoff)
+            else:
+                if not aligned:
+                    speed = 1.0
+                    if rng.random() < 0.5:
+                        speed = float(1 + rng.uniform(-config.speed, config.speed))
+                out[number] = self._varied(rng, track, source, start, speed, cutoff)
+                spread = 2.5 if aligned else 3.5
+                relative += float(np.clip(rng.normal(-0.5, spread), -12, 6))
+            out[number] *= np.float32(10 ** (relative / 20))
+        return out
+
+    @staticmethod
+    def _drop(
+        rng: np.random.Generator, choices: dict[str, tuple[Track, int]], probability: float
+    ) -> dict[str, tuple[Track, int]]:
+        """Leave out each source with that probability, but never all."""
+        stay = {source: rng.random() >= probability for source in choices}
+        if not any(stay.values()):
+            stay[list(choices)[int(rng.integers(len(choices)))]] = True
+        return {source: choice for source, choice in choices.items() if stay[source]}
+
+    def _start(self, rng: np.random.Generator, track: Track, sources: tuple[str, ...]) -> int:
+        """A moment to begin at, nearly always one where the sources play.
+
+        One source should play in at least 40 % of the segment; of several, two should.
+        """
+        length = self.segment_length
+        blocks = max(1, length // BLOCK)
+        starts = np.arange(max(1, track.frames // BLOCK - blocks + 1))
+        jitter = int(rng.integers(BLOCK))
+        if rng.random() < 0.92:
+            busy = np.zeros(len(starts))
+            for source in sources:
+                levels = np.asarray(track.activity[source])
+                active = np.cumsum(np.append(0, levels > max(levels.max() - 26, SILENCE)))
+                ends = np.minimum(starts + blocks, len(levels))
+                busy += (active[ends] - active[starts]) >= 0.4 * blocks
+            good = starts[busy >= min(2, len(sources))]
+            starts = good if len(good) else starts
+        start = int(starts[rng.integers(len(starts))]) * BLOCK + jitter
+        return max(0, min(start, track.frames - length))
+
+    def _plain(
+        self,
+        track: Track,
+        source: str,
+        start: int,
+        cutoff: float | None,
+    ) -> np.ndarray:
+        """A piece of one source as it was recorded."""
+        if cutoff is None:
+            return self.corpus.read(track, source, start, self.segment_length)
+        piece = self.corpus.read(track, source, start - MARGIN, self.segment_length + 2 * MARGIN)
+        return reshape(piece, Shape(cutoff=cutoff), self.segment_length)
+
+    def _varied(
+        self,
+        rng: np.random.Generator,
+        track: Track,
+        source: str,
+        start: int,
+        speed: float,
+        cutoff: float | None,
+    ) -> np.ndarray:
+        """A piece of one source with everything drawn anew but its gain."""
+        length = self.segment_length
+        n = piece_length(length, speed)
+        margin = round(MARGIN * n / (length + 2 * MARGIN))
+        piece = self.corpus.read(track, source, start - margin, n)
+        room = 0.04 if source == "bass" else 0.15
+        piece = reshape(piece, draw_shape(rng, room=room, cutoff=cutoff), length)
+        if rng.random() < 0.12:
+            piece = drive(piece, float(rng.uniform(0.2, 1.0)))
+        if rng.random() < 0.5:
+            low = source == "bass"
+            pan = float(rng.normal(0, 0.08 if low else 0.2))
+            width = float(rng.uniform(0.5, 1.0 if low else 1.4))
+            piece = place(piece, float(np.clip(pan, -0.7, 0.7)), width)
+        if rng.random() < 0.5:
+            piece = piece[::-1]
+        if rng.random() < 0.5:
+            piece = -piece
+        return piece

@@ -1,0 +1,156 @@
+"""Song folders: real songs with a file, or a folder of files, for each stem.
+
+Read are the layouts of MUSDB18-HQ (`vocals.wav drums.wav bass.wav other.wav`), of MoisesDB (a
+folder per stem, split finer, with `data.json` beside), of MUSDB18 (one `.stem.mp4` of five streams)
+and anything like them in wav, flac, ogg or mp3 at any rate.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import soundfile
+import soxr
+
+from moises_light.training.corpus import SAMPLE_RATE
+
+AUDIO = (".wav", ".flac", ".ogg", ".mp3", ".aif", ".aiff")
+
+STEMS = {
+    "vocals": ("vocals", "vocal", "lead_vocals", "backing_vocals", "singing"),
+    "drums": ("drums", "drum", "percussion"),
+    "bass": ("bass",),
+    "other": (
+        *("other", "others", "guitar", "guitars", "piano", "keys", "other_keys", "synth"),
+        *("strings",),
+        *("bowed_strings", "wind", "brass", "plucked", "other_plucked", "accordion", "organ"),
+    ),
+}
+"""Names of files and folders that belong to each source."""
+
+MUSDB_STREAMS = ("drums", "bass", "other", "vocals")
+"""What the streams of a `.stem.mp4` hold, behind the mixture in the first."""
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Song:
+    """A song on disk: files of each source, and the sources that it speaks for."""
+
+    name: str
+    files: dict[str, list[Path]]
+    present: tuple[str, ...]
+
+
+def source_of(name: str) -> str | None:
+    """The source that a file or folder of that name belongs to, or None.
+
+    >>> source_of("Other_Keys"), source_of("mixture")
+    ('other', None)
+    """
+    for source, names in STEMS.items():
+        if name.lower() in names:
+            return source
+    return None
+
+
+def find_song(folder: Path) -> Song | None:
+    """The song in a folder, or None where the folder holds no stem.
+
+    A source without a file is unknown, and the song does not speak for it. Where MoisesDB's
+    `data.json` lists the whole song, it is silent instead.
+    """
+    if folder.name.endswith(".stem.mp4"):
+        return Song(folder.name.removesuffix(".stem.mp4"), {}, MUSDB_STREAMS)
+    files: dict[str, list[Path]] = {}
+    for entry in sorted(folder.iterdir()):
+        if entry.is_dir():
+            inside = [path for path in sorted(entry.rglob("*")) if path.suffix.lower() in AUDIO]
+        else:
+            inside = [entry] if entry.suffix.lower() in AUDIO else []
+        source = source_of(entry.stem if entry.is_file() else entry.name)
+        if source is not None and inside:
+            files.setdefault(source, []).extend(inside)
+        elif inside and entry.stem.lower() not in ("mixture", "mix"):
+            _log.warning("%s: no stem is called %s; left out", folder, entry.name)
+    if not files:
+        return None
+    complete = (folder / "data.json").is_file()
+    return Song(folder.name, files, tuple(STEMS) if complete else tuple(files))
+
+
+def find_songs(folder: Path | str) -> Iterator[tuple[Path, Song]]:
+    """Every song below a folder, sorted by path."""
+    root = Path(folder)
+    if not root.is_dir():
+        raise ValueError(f"{root} is not a folder; give one that holds a folder for each song")
+    for path in sorted(root.rglob("*")):
+        if path.name.endswith(".stem.mp4") or (path.is_dir() and source_of(path.name) is None):
+            song = find_song(path)
+            if song is not None:
+                yield path, song
+
+
+def read_audio(path: Path | str) -> np.ndarray:
+    """A file at 44.1 kHz, `[C, L]` float32 with its own channels.
+
+    Raises:
+        ValueError: if it cannot be read.
+    """
+    try:
+        audio, rate = soundfile.read(path, dtype="float32", always_2d=True)
+    except (soundfile.LibsndfileError, OSError) as error:
+        raise ValueError(f"{path} cannot be read as audio: {error}") from None
+    if rate != SAMPLE_RATE:
+        audio = soxr.resample(audio, rate, SAMPLE_RATE)
+    return np.ascontiguousarray(audio.T)
+
+
+def to_stereo(audio: np.ndarray) -> np.ndarray:
+    """`[C, L] -> [2, L]`: mono on both sides; of more than two channels the first two."""
+    return np.repeat(audio, 2, axis=0) if len(audio) == 1 else audio[:2]
+
+
+def read_streams(path: Path) -> dict[str, np.ndarray]:
+    """The stems of a `.stem.mp4`, `[2, L]` each."""
+    import av  # a plain training install reads no mp4
+
+    stems = {}
+    with av.open(str(path)) as container:
+        streams = len(container.streams.audio)
+    if streams != 5:
+        raise ValueError(f"{path} holds {streams} audio streams; a stem file of MUSDB18 has five")
+    for number, source in enumerate(MUSDB_STREAMS, start=1):
+        with av.open(str(path)) as container:
+            resampler = av.AudioResampler(format="fltp", layout="stereo", rate=SAMPLE_RATE)
+            blocks = [
+                block.to_ndarray()
+                for frame in container.decode(audio=number)
+                for block in resampler.resample(frame)
+            ]
+        stems[source] = np.concatenate(blocks, axis=1)
+    return stems
+
+
+def read_song(path: Path, song: Song) -> dict[str, np.ndarray]:
+    """Stems of a song, `[2, L]` each, all of the longest file's length."""
+    if not song.files:
+        stems = read_streams(path)
+    else:
+        parts = {s: [to_stereo(read_audio(f)) for f in files] for s, files in song.files.items()}
+        stems = {source: add(pieces) for source, pieces in parts.items()}
+    frames = max(audio.shape[1] for audio in stems.values())
+    return {s: np.pad(a, ((0, 0), (0, frames - a.shape[1]))) for s, a in stems.items()}
+
+
+def add(pieces: list[np.ndarray]) -> np.ndarray:
+    """Sum of `[2, L]` pieces that begin together; shorter ones end in silence."""
+    total = np.zeros((2, max(piece.shape[1] for piece in pieces)), np.float32)
+    for piece in pieces:
+        total[:, : piece.shape[1]] += piece
+    return total
