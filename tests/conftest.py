@@ -1,0 +1,27 @@
+"""Fixtures that several test files share: tiny networks that run in milliseconds."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from moises_light.config import Config
+from moises_light.model import MoisesLight
+
+TINY = Config(
+    n_fft=512, hop_size=128, win_size=512, freq_dim=128, G=4, n_rope=1, heads=2, dim_head=8
+)
+
+
+@pytest.fixture(scope="session")
+def tiny_config() -> Config:
+    """A network of a few thousand parameters with everything that the presets have."""
+    return TINY
+
+
+@pytest.fixture
+def tiny_model(tiny_config: Config) -> MoisesLight:
+    """A tiny network with seeded weights, in `eval`."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(1)
+        return MoisesLight(**tiny_config).eval()
