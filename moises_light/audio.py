@@ -1,0 +1,962 @@
+"""Audio files in and out: any of the usual formats to float32 at one rate, and stems to files.
+
+Whatever comes from outside is read with care: the container must be one of a list, nothing that a
+file names is opened, limits hold for what was decoded and not for what a header says, and memory
+stays that of a block. All that can go wrong with a file is an `AudioError`, one sentence.
+
+Axes: `S` sources, `C` audio channels, `L` samples of the song, `n` of a block.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import shutil
+import tempfile
+import wave
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import MappingProxyType, TracebackType
+from typing import Any
+
+import av
+import numpy as np
+import soundfile as sf
+import soxr
+import torch
+from torch import Tensor
+
+logger = logging.getLogger(__name__)
+
+SAMPLE_RATES = (4000, 384_000)
+"""Lowest and highest sample rate in Hz of a file that is read."""
+
+MAX_CHANNELS = 8
+MAX_LEVEL = 64.0
+"""Samples beyond so many times full scale are no audio but numbers on another scale."""
+
+BLOCK = 65_536
+"""Frames that are decoded, and samples that are encoded, together."""
+
+TAGS = ("title", "artist", "album")
+"""What of a file's tags is read and written."""
+
+READABLE = "wav, flac, mp3, ogg, opus, aiff, m4a, mp4, webm, mka, wma, ac3 and wavpack"
+
+Warn = Callable[[str], object]
+Path_ = str | os.PathLike[str]
+
+
+class AudioError(ValueError):
+    """A file cannot be read or written; the message is one sentence for the one who gave it."""
+
+
+@dataclass(frozen=True)
+class Info:
+    """What a file says of itself; nothing of it is checked against the audio.
+
+    Args:
+        seconds: length; an estimate, for headers lie and some formats do not tell.
+        sample_rate: in Hz.
+        channels: audio channels in the file.
+        codec: short name, such as `flac` or `aac`.
+        tags: those of `TAGS` that there are.
+    """
+
+    seconds: float
+    sample_rate: int
+    channels: int
+    codec: str
+    tags: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class _Encoding:
+    extension: str
+    container: str
+    subtype: str
+    bits: int | None  # of a whole number; None where samples are floats to libsndfile
+    clips: bool = True
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+
+_ENCODINGS = {
+    "wav16": _Encoding("wav", "WAV", "PCM_16", 16),
+    "wav24": _Encoding("wav", "WAV", "PCM_24", 24),
+    "wav32f": _Encoding("wav", "WAV", "FLOAT", None, clips=False),
+    "flac": _Encoding("flac", "FLAC", "PCM_16", 16),
+    "flac24": _Encoding("flac", "FLAC", "PCM_24", 24),
+    # the encoder's best variable rate, some 250 kbit/s: who wants small files picks another tool
+    "mp3": _Encoding(
+        "mp3",
+        "MP3",
+        "MPEG_LAYER_III",
+        None,
+        options={"bitrate_mode": "VARIABLE", "compression_level": 0.0},
+    ),
+}
+
+FORMATS: Mapping[str, str] = MappingProxyType({k: e.extension for k, e in _ENCODINGS.items()})
+"""The formats that are written, each with the extension of its files (without a dot)."""
+
+
+# ----------------------------------------------------------------------------------------------
+# reading
+
+
+# How files begin that libsndfile may look at; its rarer parsers see no stranger's file.
+_MAGIC = (b"RIFF", b"RF64", b"riff", b"FORM", b"fLaC", b"OggS", b"ID3", b"caff", b".snd")
+
+# FFmpeg would follow a playlist to any file or address that it names. So it gets containers only,
+# and of protocols only the one that opens the file itself.
+_AV_OPTIONS = {
+    "protocol_whitelist": "file",
+    "format_whitelist": "wav,w64,mp3,flac,ogg,matroska,webm,mov,mp4,m4a,3gp,3g2,mj2,aac,aiff,caf,"
+    "asf,wv,ac3,eac3,au",
+    "probesize": "5000000",
+    "max_streams": "16",
+}
+_AV_ERRORS = (av.FFmpegError, ValueError, TypeError, RuntimeError, LookupError, MemoryError)
+
+# Containers whose stated length is worth a comparison; elsewhere FFmpeg guesses from the bit rate.
+_STATES_LENGTH = ("mov", "matroska", "asf")
+
+# Gains to left and right of a speaker, after ITU-R BS.775; the effects channel is left out, as
+# there. Speakers that are not listed go to both sides.
+_HALF = 0.5**0.5
+_SPEAKERS = {
+    "FL": (1.0, 0.0),
+    "FR": (0.0, 1.0),
+    "FC": (_HALF, _HALF),
+    "LFE": (0.0, 0.0),
+    "BL": (_HALF, 0.0),
+    "BR": (0.0, _HALF),
+    "SL": (_HALF, 0.0),
+    "SR": (0.0, _HALF),
+    "BC": (0.5, 0.5),
+    "FLC": (1.0, 0.0),
+    "FRC": (0.0, 1.0),
+}
+
+
+class _Unreadable(Exception):
+    """This decoder cannot read the file; the next one may."""
+
+
+def probe(path: Path_) -> Info:
+    """Look at a file without decoding it.
+
+    Raises:
+        AudioError: if there is no such file, or no audio in it that can be read.
+    """
+    path = _existing(path)
+    for look in (_probe_soundfile, _probe_av):
+        with suppress(_Unreadable):
+            info = look(path)
+            _check_header(path, info.sample_rate, info.channels)
+            return info
+    raise _no_audio(path)
+
+
+def load(
+    path: Path_,
+    sample_rate: int = 44_100,
+    channels: int = 2,
+    max_seconds: float | None = None,
+    *,
+    start: float = 0.0,
+    seconds: float | None = None,
+    warn: Warn | None = None,
+) -> Tensor:
+    """Read a whole file, or a part of it.
+
+    Args:
+        path: file of any of the usual formats.
+        sample_rate: of the result, in Hz.
+        channels: of the result, 1 or 2; everything else is mixed to that.
+        max_seconds: longest length that is accepted; the only bound on memory here.
+        start: seconds to leave out at the beginning.
+        seconds: length of the part that is wanted; `None` means to the end.
+        warn: called with a sentence when a damaged file is read in part; logged if `None`.
+
+    Shape: `[C, L]`, float32.
+
+    Raises:
+        AudioError: as `stream`.
+    """
+    blocks = stream(
+        path, sample_rate, channels, max_seconds, start=start, seconds=seconds, warn=warn
+    )
+    return torch.cat(list(blocks), dim=-1)
+
+
+def stream(
+    path: Path_,
+    sample_rate: int = 44_100,
+    channels: int = 2,
+    max_seconds: float | None = None,
+    *,
+    start: float = 0.0,
+    seconds: float | None = None,
+    warn: Warn | None = None,
+) -> Iterator[Tensor]:
+    """Read a file block by block, in the memory of a block.
+
+    A file that is damaged on its way gives what could be decoded, and `warn` is told how much that
+    is: half a song is worth more than none, and nobody should take it for the whole.
+
+    Args:
+        path: file of any of the usual formats.
+        sample_rate: of the result, in Hz.
+        channels: of the result, 1 or 2; everything else is mixed to that.
+        max_seconds: a file that turns out longer is refused, whatever its header says.
+        start: seconds to leave out at the beginning (they are decoded, so the place is exact).
+        seconds: length of the part that is wanted; `None` means to the end.
+        warn: called with a sentence when a damaged file is read in part; logged if `None`.
+
+    Shape: blocks `[C, n]`, float32, none of them empty, at least one.
+
+    Raises:
+        AudioError: if there is no such file; if nothing in it can be decoded; if it is longer than
+            `max_seconds`, or ends before `start`; if its sample rate or number of channels is
+            outside what is sensible; if it holds NaN, infinity or numbers far beyond full scale.
+        ValueError: if an argument is outside its range.
+    """
+    if channels not in (1, 2):
+        raise ValueError(f"channels={channels}; choose 1 (mono) or 2 (stereo)")
+    if sample_rate < 1:
+        raise ValueError(f"sample_rate={sample_rate} Hz; choose more than 0, for example 44100")
+    if not start >= 0:
+        raise ValueError(f"start={start} s; choose 0 or more")
+    if seconds is not None and not seconds > 0:
+        raise ValueError(f"seconds={seconds}; choose more than 0")
+    path = _existing(path)
+    return _stream(path, sample_rate, channels, max_seconds, start, seconds, warn or logger.warning)
+
+
+def _stream(
+    path: Path,
+    sample_rate: int,
+    channels: int,
+    max_seconds: float | None,
+    start: float,
+    seconds: float | None,
+    warn: Warn,
+) -> Iterator[Tensor]:
+    decoded = _decode(path, warn)
+    stop = None if seconds is None else start + seconds
+    try:
+        limited = _limited(path, decoded, max_seconds)
+        wanted = _between(limited, start, stop)
+        empty = True
+        for block in _resampled(wanted, sample_rate, channels):
+            if block.shape[-1]:
+                empty = False
+                yield block
+        if empty:
+            raise AudioError(
+                f"{path.name} ends before {start:g} s; choose an earlier start"
+                if start
+                else f"{path.name} holds no audio"
+            )
+    finally:
+        decoded.close()  # the file, too, when the caller stops half way
+
+
+def _limited(
+    path: Path, decoded: Iterable[tuple[int, np.ndarray]], max_seconds: float | None
+) -> Iterator[tuple[int, np.ndarray]]:
+    """Refuse what is no audio or too much of it."""
+    done = 0.0  # seconds
+    for rate, block in decoded:
+        finite = np.isfinite(block).all(axis=1)
+        if not finite.all():
+            second = done + int(np.argmin(finite)) / rate
+            raise AudioError(
+                f"{path.name} holds NaN or infinity at {second:.1f} s; export it again"
+            )
+        level = float(np.abs(block).max(initial=0.0))
+        if level > MAX_LEVEL:
+            raise AudioError(
+                f"{path.name} reaches {level:g} times full scale; "
+                f"export it with full scale at 1.0 or as whole numbers"
+            )
+        done += len(block) / rate
+        if max_seconds is not None and done > max_seconds:
+            raise AudioError(
+                f"{path.name} is longer than the {max_seconds:g} seconds that are allowed; "
+                f"give a shorter one"
+            )
+        yield rate, block
+
+
+def _between(
+    decoded: Iterable[tuple[int, np.ndarray]], start: float, stop: float | None
+) -> Iterator[tuple[int, np.ndarray]]:
+    """Keep what lies between two places, in seconds."""
+    done = 0
+    for rate, block in decoded:
+        first = max(round(start * rate) - done, 0)
+        last = len(block) if stop is None else max(round(stop * rate) - done, 0)
+        done += len(block)
+        yield rate, block[first:last]
+        if last < len(block):
+            return
+
+
+def _resampled(
+    decoded: Iterable[tuple[int, np.ndarray]], sample_rate: int, channels: int
+) -> Iterator[Tensor]:
+    """Bring stereo frames `[n, 2]` to one rate and to tensors `[C, n]`."""
+    rate, resampler = sample_rate, None
+    for came, block in decoded:
+        if came != rate:  # at the beginning, or a file that changes its rate on its way
+            if resampler is not None:
+                yield _tensor(resampler.resample_chunk(block[:0], last=True))
+            rate = came
+            resampler = None
+            if rate != sample_rate:
+                resampler = soxr.ResampleStream(rate, sample_rate, channels, dtype="float32")
+        if channels == 1:
+            block = block.mean(axis=1, keepdims=True)
+        yield _tensor(block if resampler is None else resampler.resample_chunk(block))
+    if resampler is not None:
+        yield _tensor(resampler.resample_chunk(np.zeros((0, channels), np.float32), last=True))
+
+
+def _tensor(block: np.ndarray) -> Tensor:
+    return torch.from_numpy(np.array(block.T, dtype=np.float32, order="C"))
+
+
+def _decode(path: Path, warn: Warn) -> Any:
+    """Stereo frames `[n, 2]`, float32, with their rate, by the first decoder that can."""
+    for decode in (_decode_soundfile, _decode_av):
+        with suppress(_Unreadable):
+            yield from decode(path, warn)
+            return
+    raise _no_audio(path)
+
+
+def _open_soundfile(path: Path) -> sf.SoundFile:
+    with path.open("rb") as file:
+        head = file.read(4)
+    sync = len(head) > 1 and head[0] == 0xFF and head[1] & 0xE0 == 0xE0  # an MPEG audio frame
+    if not sync and not head.startswith(_MAGIC):
+        raise _Unreadable
+    try:
+        file = sf.SoundFile(str(path))
+    except (sf.LibsndfileError, TypeError) as error:  # TypeError: *.raw, which has no header
+        raise _Unreadable from error
+    if file.channels > 2:  # FFmpeg knows which channel is which speaker
+        file.close()
+        raise _Unreadable
+    return file
+
+
+def _probe_soundfile(path: Path) -> Info:
+    with _open_soundfile(path) as file:
+        if file.frames >= 2**48:  # a stream that was never told its length
+            raise _Unreadable
+        tags = _clean_tags(file.copy_metadata())
+        seconds = file.frames / file.samplerate
+        return Info(seconds, file.samplerate, file.channels, file.format.lower(), tags)
+
+
+def _decode_soundfile(path: Path, warn: Warn) -> Iterator[tuple[int, np.ndarray]]:
+    with _open_soundfile(path) as file:
+        rate, done = file.samplerate, 0
+        _check_header(path, rate, file.channels)
+        damaged = False
+        while True:
+            try:
+                # not `blocks()`, which gives as many frames as the header promises
+                block = file.read(BLOCK, dtype="float32", always_2d=True)
+            except sf.LibsndfileError as error:
+                if not done:
+                    raise _Unreadable from error
+                damaged = True
+                break
+            if not len(block):
+                break
+            done += len(block)
+            yield rate, _stereo(block)
+        if not done:
+            raise _Unreadable
+        _tell(path, warn, done / rate, file.frames / rate, damaged)
+
+
+def _open_av(path: Path, stack: ExitStack) -> tuple[Any, Any]:
+    try:
+        # an absolute path, for FFmpeg takes what stands before a colon for a protocol
+        container = stack.enter_context(
+            av.open(os.path.abspath(path), options=dict(_AV_OPTIONS), metadata_errors="replace")
+        )
+        return container, container.streams.audio[0]
+    except (*_AV_ERRORS, OSError) as error:
+        raise _Unreadable from error
+
+
+def _probe_av(path: Path) -> Info:
+    with ExitStack() as stack:
+        container, track = _open_av(path, stack)
+        try:
+            length = container.duration
+            seconds = length / av.time_base if length else _last_moment(container, track)
+            context = track.codec_context
+            tags = _clean_tags({**track.metadata, **container.metadata})
+            return Info(seconds, context.sample_rate, context.channels, context.name, tags)
+        except (*_AV_ERRORS, OSError) as error:
+            raise _Unreadable from error
+
+
+def _last_moment(container: Any, track: Any) -> float:
+    """Length in seconds by the times of the packets: recordings from browsers state none."""
+    ends = [0.0]
+    for packet in container.demux(track):
+        if packet.pts is not None:
+            ends = [max(ends[0], float((packet.pts + (packet.duration or 0)) * track.time_base))]
+    return ends[0]
+
+
+def _decode_av(path: Path, warn: Warn) -> Iterator[tuple[int, np.ndarray]]:
+    with ExitStack() as stack:
+        container, track = _open_av(path, stack)
+        done, damaged = 0.0, False
+        packets = container.demux(track)
+        while True:
+            try:
+                packet = next(packets, None)
+                frames = packet.decode() if packet is not None else []
+            except av.InvalidDataError:  # a damaged packet; the next one may be sound
+                damaged = True
+                continue
+            except (*_AV_ERRORS, OSError):
+                damaged = True
+                break
+            if packet is None:
+                break
+            for frame in frames:
+                rate, speakers = frame.sample_rate, [c.name for c in frame.layout.channels]
+                _check_header(path, rate, len(speakers))
+                block = _stereo(_samples(frame, len(speakers)), speakers)
+                done += len(block) / rate
+                yield rate, block
+        if not done:
+            raise _Unreadable
+        stated = container.format.name.startswith(_STATES_LENGTH)
+        announced = (container.duration or 0) / av.time_base if stated else 0.0
+        _tell(path, warn, done, announced, damaged)
+
+
+def _samples(frame: Any, channels: int) -> np.ndarray:
+    """The samples of a decoded frame, `[n, C]`, float32."""
+    try:
+        array = frame.to_ndarray()
+    except ValueError as error:
+        raise AudioError(f"samples of the kind {frame.format.name} cannot be read") from error
+    frames = array.T if frame.format.is_planar else array.reshape(-1, channels)
+    if frames.dtype.kind == "f":
+        return frames.astype(np.float32)
+    middle = 128.0 if frames.dtype == np.uint8 else 0.0
+    return ((frames - middle) / 2.0 ** (8 * frames.dtype.itemsize - 1)).astype(np.float32)
+
+
+def _stereo(frames: np.ndarray, speakers: Sequence[str] = ()) -> np.ndarray:
+    """Mix frames `[n, C]` of one or two channels, or of named speakers, to `[n, 2]`."""
+    channels = frames.shape[1]
+    if channels == 1:
+        return np.repeat(frames, 2, axis=1)
+    if channels == 2:
+        return frames
+    gains = [_SPEAKERS.get(speaker, (0.5, 0.5)) for speaker in speakers]
+    return frames @ np.array(gains, dtype=np.float32)
+
+
+def _existing(path: Path_) -> Path:
+    path = Path(path)
+    try:
+        if path.is_dir():
+            raise AudioError(f"{path.name} is a folder; give a file")
+        if not path.is_file():
+            raise AudioError(f"there is no file {path}")
+        if not path.stat().st_size:
+            raise AudioError(f"{path.name} is empty")
+        with path.open("rb"):
+            return path
+    except (OSError, ValueError) as error:
+        if isinstance(error, AudioError):
+            raise
+        raise AudioError(f"{path.name!r} cannot be opened: {_reason(error)}") from error
+
+
+def _check_header(path: Path, sample_rate: int, channels: int) -> None:
+    low, high = SAMPLE_RATES
+    if not low <= sample_rate <= high:
+        raise AudioError(
+            f"{path.name} has a sample rate of {sample_rate} Hz; {low} to {high} Hz can be read"
+        )
+    if not 1 <= channels <= MAX_CHANNELS:
+        raise AudioError(f"{path.name} has {channels} channels; 1 to {MAX_CHANNELS} can be read")
+
+
+def _tell(path: Path, warn: Warn, done: float, announced: float, damaged: bool) -> None:
+    # an encoder's padding may make the difference of a fraction of a second
+    if announced < 2**40 and done < 0.97 * announced - 0.2:
+        warn(f"{path.name} is damaged: only {done:.1f} of its {announced:.1f} seconds can be read")
+    elif damaged:
+        warn(f"{path.name} is damaged: {done:.1f} seconds of it could be read")
+
+
+def _no_audio(path: Path) -> AudioError:
+    return AudioError(f"{path.name} holds no audio that can be read; what can be: {READABLE}")
+
+
+def _clean_tags(tags: Mapping[str, str]) -> dict[str, str]:
+    """The tags of `TAGS`, each one line of at most 200 characters."""
+    lower = {key.lower(): value for key, value in tags.items()}
+    lines = {key: " ".join(lower.get(key, "").split()) for key in TAGS}
+    printable = {k: "".join(c for c in v if c.isprintable())[:200] for k, v in lines.items()}
+    return {key: value for key, value in printable.items() if value}
+
+
+def _reason(error: Exception) -> str:
+    return (getattr(error, "strerror", None) or str(error)).rstrip(".").lower()
+
+
+# ----------------------------------------------------------------------------------------------
+# writing
+
+
+def save(
+    path: Path_,
+    audio: Tensor,
+    sample_rate: int = 44_100,
+    format: str | None = None,
+    *,
+    tags: Mapping[str, str] | None = None,
+) -> float:
+    """Write a file; what would clip is turned down as a whole.
+
+    Args:
+        path: the file; it appears when it is complete, in place of one that was there.
+        audio: `[C, L]`, floating-point numbers.
+        sample_rate: in Hz.
+        format: one of `FORMATS`; `None` takes the first that has the path's extension.
+        tags: title, artist, album.
+
+    Returns:
+        The gain that was applied: 1.0, or less where the format holds no sample above full scale
+        and the audio had some.
+
+    Raises:
+        AudioError: if the file cannot be written.
+        ValueError: if the format or a tag is unknown, or the audio has another shape or holds
+            NaN or infinity.
+    """
+    audio = _checked(audio, None)
+    format = format or _format_of(Path(path))
+    gain = clip_gain(float(audio.abs().max()) if audio.numel() else 0.0, format)
+    shape = {"channels": audio.shape[0], "frames": audio.shape[1]}
+    with Writer(path, sample_rate, format=format, tags=tags, **shape) as writer:
+        for block in audio.split(BLOCK, dim=-1):
+            writer.write(block * gain)
+    return gain
+
+
+def clip_gain(peak: float, format: str) -> float:
+    """The gain that keeps audio of this peak from clipping in a format, at most 1.
+
+    >>> clip_gain(2.0, "wav16"), clip_gain(2.0, "wav32f"), clip_gain(0.5, "flac")
+    (0.5, 1.0, 1.0)
+    """
+    return 1.0 / peak if _encoding(format).clips and peak > 1.0 else 1.0
+
+
+class Writer:
+    """Write a file block by block. It appears under its name when it is complete.
+
+    Args:
+        path: the file; its folder must exist.
+        sample_rate: in Hz.
+        channels: audio channels, `C`.
+        format: one of `FORMATS`; `None` takes the first that has the path's extension.
+        tags: title, artist, album.
+        frames: samples that are going to be written, if known; a wav file that will be larger
+            than the 4 GB of its format is then written as RF64.
+
+    Attributes:
+        peak: the largest magnitude that was written; above 1.0 it was cut off, except in `wav32f`.
+
+    Raises:
+        AudioError: if the file cannot be written.
+        ValueError: if the format or a tag is unknown, or a block has another shape or holds NaN or
+            infinity.
+    """
+
+    def __init__(
+        self,
+        path: Path_,
+        sample_rate: int = 44_100,
+        channels: int = 2,
+        format: str | None = None,
+        *,
+        tags: Mapping[str, str] | None = None,
+        frames: int | None = None,
+    ) -> None:
+        self.path = Path(path)
+        self.channels = channels
+        self.peak = 0.0
+        self.frames = 0
+        self._encoding = encoding = _encoding(format or _format_of(self.path))
+        tags = _checked_tags(tags)
+        width = {"PCM_16": 2, "PCM_24": 3}.get(encoding.subtype, 4) * channels
+        # what fits into a wav, whose sizes are numbers of 32 bits, beside header and tags
+        fits = (2**32 - 2**16) // width
+        large = encoding.container == "WAV" and frames is not None and frames > fits
+        self._limit = fits if encoding.container == "WAV" and not large else None
+        self._part = _hidden(self.path)
+        try:
+            self._file = sf.SoundFile(
+                str(self._part),
+                "w",
+                sample_rate,
+                channels,
+                format="RF64" if large else encoding.container,
+                subtype=encoding.subtype,
+                **encoding.options,
+            )
+            for key, value in tags.items():
+                setattr(self._file, key, value)
+        except (sf.SoundFileError, ValueError, OSError) as error:
+            self._part.unlink(missing_ok=True)
+            raise _cannot_write(self.path, error) from error
+
+    def __enter__(self) -> Writer:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if kind is None:
+            self.close()
+        else:
+            self.discard()
+
+    def write(self, block: Tensor) -> None:
+        """Append a block `[C, n]`."""
+        samples = _checked(block, self.channels).T.numpy()
+        self.peak = max(self.peak, float(np.abs(samples).max(initial=0.0)))
+        self.frames += len(samples)
+        if self._limit is not None and self.frames > self._limit:
+            raise AudioError(f"{self.path.name} would pass the 4 GB that wav can hold; use flac")
+        if self._encoding.bits is not None:
+            samples = _quantise(samples, self._encoding.bits)
+        try:
+            for start in range(0, len(samples), BLOCK):
+                self._file.write(samples[start : start + BLOCK])
+        except (sf.SoundFileError, AssertionError, OSError) as error:
+            raise _cannot_write(self.path, error) from error
+
+    def close(self) -> None:
+        """Complete the file and let it appear under its name."""
+        if self._file.closed:
+            return
+        try:
+            self._file.close()
+            with sf.SoundFile(str(self._part)) as written:  # a full disk is not always reported
+                if written.frames != self.frames:
+                    raise OSError("the disk may be full")
+            os.replace(self._part, self.path)
+        except (sf.SoundFileError, OSError) as error:
+            raise _cannot_write(self.path, error) from error
+        finally:
+            self._part.unlink(missing_ok=True)
+
+    def discard(self) -> None:
+        """Stop and leave nothing behind."""
+        with suppress(sf.SoundFileError, OSError):
+            self._file.close()
+        self._part.unlink(missing_ok=True)
+
+
+class GrowingWriter:
+    """Write a 16-bit wav that can be read at any time while it grows.
+
+    Its header, 44 bytes, is right after every block. What exceeds full scale is cut off.
+
+    Args:
+        path: the file, visible from the start; an error on the way leaves what there is.
+        sample_rate: in Hz.
+        channels: audio channels, `C`.
+
+    Attributes:
+        frames: samples that were written.
+        peak: the largest magnitude that was written; above 1.0 it was cut off.
+
+    Raises:
+        AudioError: if the file cannot be written.
+        ValueError: if a block has another shape or holds NaN or infinity.
+    """
+
+    def __init__(self, path: Path_, sample_rate: int = 44_100, channels: int = 2) -> None:
+        self.path = Path(path)
+        self.channels = channels
+        self.frames = 0
+        self.peak = 0.0
+        try:
+            self._file = self.path.open("wb")
+            self._wave = wave.open(self._file, "wb")  # noqa: SIM115
+            self._wave.setnchannels(channels)
+            self._wave.setsampwidth(2)
+            self._wave.setframerate(sample_rate)
+            self._wave.writeframes(b"")
+            self._file.flush()
+        except OSError as error:
+            raise _cannot_write(self.path, error) from error
+
+    def __enter__(self) -> GrowingWriter:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def write(self, block: Tensor) -> None:
+        """Append a block `[C, n]`."""
+        samples = _checked(block, self.channels).T.numpy()
+        self.peak = max(self.peak, float(np.abs(samples).max(initial=0.0)))
+        self.frames += len(samples)
+        if self.frames * 2 * self.channels > 2**32 - 2**16:
+            raise AudioError(f"{self.path.name} would pass the 4 GB that wav can hold")
+        try:
+            self._wave.writeframes((_quantise(samples, 16) >> 16).astype("<i2").tobytes())
+            self._file.flush()
+        except OSError as error:
+            raise _cannot_write(self.path, error) from error
+
+    def close(self) -> None:
+        """Close the file, which stays as it is."""
+        with suppress(OSError):
+            self._wave.close()
+        self._file.close()
+
+
+class StemWriter:
+    """Write the stems of one song while they are being made, all of them or none.
+
+    Blocks go to raw 32-bit floats in a hidden folder beside the stems. At the end all stems are
+    turned down by one gain if any would clip, so that they still add up to the (quieter) song, and
+    encoded; then they appear together, in place of what was there. An exception inside the `with`
+    leaves nothing behind.
+
+    Args:
+        folder: where the stems go; it is made if need be.
+        names: the stems, in the order of the axis `S`; files are called `<name>.<extension>`. A
+            mapping gives each stem another file name (without extension).
+        format: one of `FORMATS`.
+        sample_rate: in Hz.
+        tags: title, artist, album of the song; each stem's title gets its name in brackets.
+
+    Attributes:
+        paths: the files by stem, once `finish` is through.
+        gain: what `finish` applied; 1.0 where nothing would clip.
+        peak: the largest magnitude of all stems before the gain.
+
+    Raises:
+        AudioError: if a file cannot be written.
+        ValueError: if the format or a tag is unknown, a name is no file name, or a block has
+            another shape or holds NaN or infinity.
+
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     with StemWriter(folder, ["vocals", "drums"], "wav16") as stems:
+    ...         stems.write(torch.full((2, 2, 100), 4.0))
+    ...     stems.gain, sorted(path.name for path in Path(folder).iterdir())
+    (0.25, ['drums.wav', 'vocals.wav'])
+    """
+
+    def __init__(
+        self,
+        folder: Path_,
+        names: Sequence[str] | Mapping[str, str],
+        format: str = "wav16",
+        sample_rate: int = 44_100,
+        tags: Mapping[str, str] | None = None,
+    ) -> None:
+        self.folder = Path(folder)
+        self.format = format
+        self.sample_rate = sample_rate
+        self.tags = _checked_tags(tags)
+        self.gain = 1.0
+        self.peak = 0.0
+        self.frames = 0
+        self.paths: dict[str, Path] = {}
+        files = dict(names) if isinstance(names, Mapping) else {name: name for name in names}
+        extension = _encoding(format).extension
+        if not files or len(set(files.values())) < len(names):
+            raise ValueError(f"the stems are called {list(names)}; give different names")
+        for name in files.values():
+            if not name or set(name) & set('/\\:*?"<>|\0'):
+                raise ValueError(f"{name!r} is no name for a file; use letters, digits and spaces")
+        self._targets = {stem: self.folder / f"{name}.{extension}" for stem, name in files.items()}
+        self._channels: int | None = None
+        self._finished = False
+        self._made = [p for p in (self.folder, *self.folder.parents) if not p.exists()]
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            self._work = Path(tempfile.mkdtemp(prefix=".stems-", dir=self.folder))
+            self._raw = {stem: (self._work / f"{i}.f32").open("wb") for i, stem in enumerate(files)}
+        except OSError as error:
+            self.discard()
+            raise _cannot_write(self.folder, error) from error
+
+    def __enter__(self) -> StemWriter:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if kind is not None:
+            self.discard()
+        elif not self._finished:
+            self.finish()
+
+    def write(self, block: Tensor) -> None:
+        """Append a block `[S, C, n]`."""
+        if block.dim() != 3 or block.shape[0] != len(self._raw):
+            raise ValueError(
+                f"a block of stems has the shape {list(block.shape)}; give [{len(self._raw)}, C, n]"
+            )
+        for stem, file in zip(block, self._raw.values(), strict=True):
+            samples = _checked(stem, self._channels).T.numpy()
+            self.peak = max(self.peak, float(np.abs(samples).max(initial=0.0)))
+            try:
+                file.write(samples.tobytes())
+            except OSError as error:
+                raise _cannot_write(self.folder, error) from error
+        self._channels = block.shape[1]
+        self.frames += block.shape[2]
+
+    def finish(self, progress: Callable[[float], object] | None = None) -> float:
+        """Encode the stems and let them appear; at the end of the `with` it happens by itself.
+
+        Args:
+            progress: called with the share that is encoded, up to 1.0; an exception that it
+                raises stops the work and leaves nothing behind.
+
+        Returns:
+            The gain that all stems were turned down by, 1.0 if none would have clipped.
+        """
+        try:
+            return self._finish(progress or (lambda share: None))
+        except OSError as error:
+            raise _cannot_write(self.folder, error) from error
+        finally:
+            self.discard()
+
+    def _finish(self, progress: Callable[[float], object]) -> float:
+        if self._channels is None:
+            raise ValueError("no block of stems was written; write at least one")
+        gain = clip_gain(self.peak, self.format)
+        encoded = {stem: self._work / target.name for stem, target in self._targets.items()}
+        done = 0
+        for stem, path in encoded.items():
+            self._raw[stem].close()
+            tags = dict(self.tags)
+            if "title" in tags:
+                tags["title"] += f" ({stem})"
+            shape = {"channels": self._channels, "frames": self.frames}
+            with (
+                open(self._raw[stem].name, "rb") as raw,
+                Writer(path, self.sample_rate, format=self.format, tags=tags, **shape) as writer,
+            ):
+                while data := raw.read(BLOCK * 4 * self._channels):
+                    block = torch.frombuffer(bytearray(data), dtype=torch.float32)
+                    writer.write(block.view(-1, self._channels).T * gain)
+                    done += block.numel() // self._channels
+                    progress(done / (self.frames * len(encoded)))
+        for stem, path in encoded.items():
+            os.replace(path, self._targets[stem])
+        self.gain, self.paths, self._finished = gain, dict(self._targets), True
+        return gain
+
+    def discard(self) -> None:
+        """Stop and leave nothing behind, except what `finish` completed."""
+        for file in getattr(self, "_raw", {}).values():
+            with suppress(OSError):
+                file.close()
+        if hasattr(self, "_work"):
+            shutil.rmtree(self._work, ignore_errors=True)
+        if not self._finished:
+            for folder in self._made:  # only those that we made, and only while they are empty
+                with suppress(OSError):
+                    folder.rmdir()
+
+
+def _checked(block: Tensor, channels: int | None) -> Tensor:
+    """The block as float32 on the CPU, if it is `[C, n]` and finite."""
+    if not isinstance(block, Tensor) or block.dim() != 2 or not block.is_floating_point():
+        came = list(block.shape) if isinstance(block, Tensor) else type(block).__name__
+        raise ValueError(f"audio came as {came}; give floating-point tensors [C, n]")
+    if channels is not None and block.shape[0] != channels:
+        raise ValueError(f"a block has {block.shape[0]} channels, those before had {channels}")
+    block = block.detach().cpu().float()
+    if not torch.isfinite(block).all():
+        raise ValueError("audio to be written holds NaN or infinity")
+    return block
+
+
+def _quantise(samples: np.ndarray, bits: int) -> np.ndarray:
+    """Round to whole numbers of so many bits, in the upper bits of an int32.
+
+    libsndfile's own conversion rounds downwards, which leaves a bias of half a step.
+
+    >>> (_quantise(np.array([-1.0, 0.0, 0.5, 1.0]), 16) >> 16).tolist()
+    [-32768, 0, 16384, 32767]
+    """
+    top = 2 ** (bits - 1)
+    whole = np.rint(samples.astype(np.float64) * top).clip(-top, top - 1)
+    return whole.astype(np.int32) << (32 - bits)
+
+
+def _encoding(format: str) -> _Encoding:
+    try:
+        return _ENCODINGS[format]
+    except KeyError:
+        raise ValueError(
+            f"no format is called {format!r}; choose one of {', '.join(FORMATS)}"
+        ) from None
+
+
+def _format_of(path: Path) -> str:
+    for name, extension in FORMATS.items():
+        if path.suffix.lower() == f".{extension}":
+            return name
+    raise ValueError(
+        f"{path.name} does not tell its format; "
+        f"end it in {', '.join('.' + e for e in dict.fromkeys(FORMATS.values()))}"
+    )
+
+
+def _checked_tags(tags: Mapping[str, str] | None) -> dict[str, str]:
+    unknown = sorted(set(tags or {}) - set(TAGS))
+    if unknown:
+        raise ValueError(f"the tag {unknown[0]!r} is unknown; choose of {', '.join(TAGS)}")
+    return _clean_tags(tags or {})
+
+
+def _hidden(path: Path) -> Path:
+    """A name in the same folder that nobody looks at, so that the last step is a rename."""
+    return path.with_name(f".{path.name[:100]}.{os.getpid()}-{os.urandom(4).hex()}.part")
+
+
+def _cannot_write(path: Path, error: Exception) -> AudioError:
+    if not path.parent.is_dir():
+        return AudioError(f"cannot write {path.name}: there is no folder {path.parent}")
+    return AudioError(f"cannot write {path.name}: {_reason(error) or type(error).__name__}")
