@@ -1,0 +1,243 @@
+"""Presets, devices, loaded networks and how fast they are here. No Gradio."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from moises_light import weights
+from moises_light.config import configs
+from moises_light.model import MoisesLight
+from moises_light.separation import Separator
+from moises_light.ui import jobs
+
+log = logging.getLogger(__name__)
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+try:  # on a ZeroGPU Space a function asks for the GPU while it runs; elsewhere it just runs
+    import spaces
+
+    ZERO_GPU = bool(getattr(spaces.config.Config, "zero_gpu", False))
+
+    def _gpu(duration: Callable[..., int]) -> Callable[[F], F]:
+        return spaces.GPU(duration=duration)
+
+except ImportError:
+    ZERO_GPU = False
+
+    def _gpu(duration: Callable[..., int]) -> Callable[[F], F]:
+        return lambda function: function
+
+
+@dataclass(frozen=True)
+class Preset:
+    """What the page says of a preset.
+
+    Args:
+        name: its key.
+        label: its name for people.
+        cutoff: frequency in Hz above which it gives nothing.
+        parameters: size of the network.
+        available: whether there are weights for it.
+        sdr: SDR in dB per stem and set, as its card has them.
+        card: the rest of its card.
+    """
+
+    name: str
+    label: str
+    cutoff: float
+    parameters: int
+    available: bool
+    sdr: dict[str, dict[str, float]]
+    card: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Device:
+    """Something that is really there to compute on."""
+
+    name: str
+    label: str
+
+
+def label_of(preset: str) -> str:
+    """`"fullband_small_wide"` for people: "Fullband small wide"."""
+    return preset.replace("_", " ").capitalize()
+
+
+@cache
+def count_parameters(preset: str) -> int:
+    """Exact size of a preset's network, without its memory."""
+    with torch.device("meta"):
+        return sum(p.numel() for p in MoisesLight(**configs[preset]).parameters())
+
+
+def find_devices() -> list[Device]:
+    """The devices of this machine, the fastest first."""
+    found = []
+    if ZERO_GPU:
+        found.append(Device("cuda", "GPU (ZeroGPU)"))
+    elif torch.cuda.is_available():
+        found.append(Device("cuda", f"GPU ({torch.cuda.get_device_name(0)})"))
+    if torch.backends.mps.is_available():
+        found.append(Device("mps", "GPU (Apple)"))
+    threads = torch.get_num_threads()
+    found.append(Device("cpu", f"CPU ({threads} {'thread' if threads == 1 else 'threads'})"))
+    return found
+
+
+# One loaded network per preset and device, for all visitors. It lives at module level because a
+# ZeroGPU worker is a fork of this process and sees what was loaded before it.
+_networks: dict[tuple[str | None, str, str], MoisesLight] = {}
+_loading = threading.Lock()
+
+
+def load_separator(
+    folder: str | None, preset: str, device: str, residual: bool = False
+) -> Separator:
+    """The separator of a preset; its network is loaded once.
+
+    Raises:
+        ValueError: if there are no weights for it.
+    """
+    key = (folder, preset, device)
+    with _loading:
+        if key not in _networks:
+            _networks[key] = weights.load_pretrained(preset, folder).to(device)
+    return Separator(_networks[key], device=device, residual="other" if residual else None)
+
+
+def _seconds_of_gpu(folder: str | None, preset: str, device: str, path: str, *rest: Any) -> int:
+    """What to ask of ZeroGPU: a generous share of the song's length, and time to start."""
+    frames = Path(path).stat().st_size // (4 * jobs.CHANNELS)
+    return min(300, 20 + round(frames / jobs.SAMPLE_RATE / 6))
+
+
+def _blocks(
+    folder: str | None,
+    preset: str,
+    device: str,
+    path: str,
+    start: int,
+    frames: int,
+    residual: bool,
+) -> Iterator[np.ndarray]:
+    """Stems `[S, C, n]` of a part of a decoded song; only plain values cross to a GPU worker."""
+    separator = load_separator(folder, preset, device, residual)
+    song = jobs.Song(Path(path).parent, "", 0, 0.0, 0.0)
+    mixture = (block[0] for block in jobs.read(song, "mixture", start, frames))
+    for block in separator.blocks(mixture):
+        yield block.float().cpu().numpy()
+
+
+_blocks_on_gpu = _gpu(duration=_seconds_of_gpu)(_blocks)
+
+
+class Engine:
+    """Runs presets from a folder of checkpoints.
+
+    Args:
+        folder: where the checkpoints are; `None` leaves it to `weights`.
+    """
+
+    def __init__(self, folder: str | Path | None = None):
+        self.folder = None if folder is None else str(folder)
+        self.devices = find_devices()
+        self._speeds: dict[tuple[str, str], float] = {}
+
+    def presets(self) -> dict[str, Preset]:
+        """All presets, also those without weights."""
+        there = weights.available(self.folder)
+        found = {}
+        for name, config in configs.items():
+            card = dict(there[name].card) if name in there else {}
+            found[name] = Preset(
+                name=name,
+                label=label_of(name),
+                cutoff=config.cutoff,
+                parameters=count_parameters(name),
+                available=name in there,
+                sdr=card.get("sdr", {}),
+                card=card,
+            )
+        return found
+
+    def check(self, preset: str, device: str) -> Preset:
+        """The preset, if it can run on that device here.
+
+        Raises:
+            ValueError: if it cannot; the message says what can.
+        """
+        presets = self.presets()
+        runnable = [p.label for p in presets.values() if p.available]
+        if preset not in presets:
+            raise ValueError(f"there is no preset {preset!r}; choose one of {', '.join(presets)}")
+        if not presets[preset].available:
+            can = f"choose {' or '.join(runnable)}" if runnable else "no preset has any yet"
+            raise ValueError(f"{presets[preset].label} has no trained weights here; {can}")
+        if device not in [d.name for d in self.devices]:
+            names = ", ".join(d.name for d in self.devices)
+            raise ValueError(f"there is no device {device!r} here; choose one of {names}")
+        return presets[preset]
+
+    def blocks(self, song: jobs.Song, take: jobs.Take, residual: bool = False) -> Iterator[Tensor]:
+        """Stems `[S, C, n]` of what the take covers, in order, as they are finished."""
+        work = _blocks_on_gpu if ZERO_GPU and take.device == "cuda" else _blocks
+        arrays = work(
+            self.folder,
+            take.preset,
+            take.device,
+            str(song.folder / "mixture.f32"),
+            take.start,
+            take.frames,
+            residual,
+        )
+        try:
+            for array in arrays:
+                yield torch.from_numpy(array)
+        finally:
+            arrays.close()
+
+    def learn(self, take: jobs.Take) -> None:
+        """Remember how fast a run was."""
+        if take.ready > 5 * jobs.SAMPLE_RATE:
+            speed = take.work / (take.ready / jobs.SAMPLE_RATE)
+            self._speeds[take.preset, take.device] = speed
+
+    def speed(self, preset: str, device: str) -> float | None:
+        """Seconds of work per second of music, as measured here, or `None`."""
+        return self._speeds.get((preset, device))
+
+    def measure(self, seconds: float = 6.0) -> None:
+        """Estimate the speed of every preset with weights by one segment of noise.
+
+        Meant for a thread of its own right after the start. On ZeroGPU the GPU's time belongs to
+        the visitors, so there only finished runs tell.
+        """
+        for preset in self.presets().values():
+            for device in self.devices:
+                if not preset.available or (ZERO_GPU and device.name == "cuda"):
+                    continue
+                if self.speed(preset.name, device.name) is not None:
+                    continue
+                try:
+                    separator = load_separator(self.folder, preset.name, device.name)
+                    noise = 0.1 * torch.randn(jobs.CHANNELS, int(seconds * jobs.SAMPLE_RATE))
+                    begun = time.perf_counter()
+                    for _ in separator.blocks(noise):
+                        pass
+                    spent = time.perf_counter() - begun
+                    self._speeds.setdefault((preset.name, device.name), spent / seconds)
+                except Exception as error:  # an estimate must never take the page down
+                    log.warning("could not measure %s on %s: %s", preset.name, device.name, error)

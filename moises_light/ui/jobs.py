@@ -1,0 +1,454 @@
+"""A song on the server: decoded once, separated block by block, kept in one folder.
+
+Knows neither Gradio nor a network: blocks of stems come from any iterator. Everything that a page
+or a program asks for later (playback, pictures, files to take away) is read from the folder.
+
+    <root>/<token>/song.json                   what the song is
+    <root>/<token>/mixture.{f32,pcm,peaks}     the song at 44.1 kHz
+    <root>/<token>/a.{f32,pcm,peaks,json}      its stems by one preset; b.* by another
+
+`f32` holds float32 samples `[L, S * C]` as the network gave them, `pcm` the same in 16 bits for the
+player, and `peaks` bytes `[n, S]` for its waveforms. All three only ever grow, so that a player
+can read what is there while the rest is still being worked on.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import secrets
+import shutil
+import threading
+import time
+from collections import OrderedDict
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+import torch
+from einops import rearrange
+from torch import Tensor
+
+from moises_light import audio
+
+SAMPLE_RATE = 44100
+CHANNELS = 2
+HEADROOM = 2.0
+"""Playback files hold `sample / HEADROOM`: a stem may exceed full scale, and clips at +6 dB."""
+
+PEAKS_PER_SECOND = 50
+SLOTS = ("a", "b")
+MAX_SECONDS = 600.0
+READ_FRAMES = 6 * SAMPLE_RATE
+
+_TOKEN = re.compile(r"[A-Za-z0-9_-]{22}")
+
+
+def new_token() -> str:
+    """128 random bits that name a folder or a link."""
+    return secrets.token_urlsafe(16)
+
+
+def is_token(text: object) -> bool:
+    """Whether `text` has the form of a token, so that it may become part of a path."""
+    return isinstance(text, str) and _TOKEN.fullmatch(text) is not None
+
+
+@dataclass(frozen=True)
+class Song:
+    """A decoded song.
+
+    Args:
+        folder: where it lies; the last part is its token.
+        name: what to call it, from its tags or its file's name.
+        frames: its length in samples per channel.
+        peak: largest absolute sample, 1 being full scale.
+        rms: root of the mean square over all samples.
+        tags: title, artist and so on, as the file named them.
+        origin: "upload", "example" or "link".
+    """
+
+    folder: Path
+    name: str
+    frames: int
+    peak: float
+    rms: float
+    tags: dict[str, str] = field(default_factory=dict)
+    origin: str = "upload"
+
+    @property
+    def token(self) -> str:
+        return self.folder.name
+
+    @property
+    def seconds(self) -> float:
+        return self.frames / SAMPLE_RATE
+
+    def save(self) -> None:
+        values = {k: v for k, v in asdict(self).items() if k != "folder"}
+        _write_json(self.folder / "song.json", values)
+
+
+@dataclass(frozen=True)
+class Take:
+    """The stems of a song, or of a part of it, by one preset.
+
+    Args:
+        slot: "a" or "b".
+        preset: name of the preset.
+        device: what it ran on.
+        sources: names of the stems, in the order of the files' `S` axis.
+        start: first sample of the song that it covers.
+        frames: samples that were asked for.
+        ready: samples that are there.
+        state: "running", "finished" or "stopped".
+        work: seconds of work so far.
+        cutoff: frequency in Hz above which the network gives nothing.
+        parameters: size of the network.
+        gram: `[S][S]` sums of products of the stems' samples: with it, the energy of any
+            setting of the faders is known without touching the audio.
+        peak: largest absolute sample of each stem.
+        serial: tells this run from an earlier one in the same slot.
+    """
+
+    slot: str
+    preset: str
+    device: str
+    sources: tuple[str, ...]
+    start: int
+    frames: int
+    ready: int = 0
+    state: str = "running"
+    work: float = 0.0
+    cutoff: float = SAMPLE_RATE / 2
+    parameters: int = 0
+    gram: tuple[tuple[float, ...], ...] = ()
+    peak: tuple[float, ...] = ()
+    serial: str = field(default_factory=new_token)
+
+    @property
+    def done(self) -> float:
+        """Share of the work that is done, 0 to 1."""
+        return self.ready / self.frames if self.frames else 1.0
+
+    @property
+    def left(self) -> float | None:
+        """Seconds that the rest should take, or `None` before anything can be said."""
+        if not self.ready:
+            return None
+        return self.work * (self.frames - self.ready) / self.ready
+
+    def save(self, song: Song) -> None:
+        _write_json(song.folder / f"{self.slot}.json", asdict(self))
+
+
+def _write_json(path: Path, values: dict[str, Any]) -> None:
+    # a reader sees the old file or the new one, never half of one
+    draft = path.with_suffix(".draft")
+    draft.write_text(json.dumps(values), encoding="utf-8")
+    draft.replace(path)
+
+
+def load_song(root: Path, token: str | None) -> Song | None:
+    """The song with that token, or `None` where there is none (any more)."""
+    if not is_token(token):
+        return None
+    folder = root / str(token)
+    try:
+        values = json.loads((folder / "song.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    return Song(folder=folder, **values)
+
+
+def load_take(song: Song, slot: str) -> Take | None:
+    """The take in that slot, or `None`."""
+    try:
+        values = json.loads((song.folder / f"{slot}.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    values["sources"] = tuple(values["sources"])
+    values["gram"] = tuple(tuple(row) for row in values["gram"])
+    values["peak"] = tuple(values["peak"])
+    return Take(**values)
+
+
+def load_takes(song: Song) -> list[Take]:
+    """The takes that there are, A before B."""
+    return [take for slot in SLOTS if (take := load_take(song, slot)) is not None]
+
+
+def forget(song: Song, *slots: str) -> None:
+    """Delete takes and what was made of them."""
+    for slot in slots:
+        for path in song.folder.glob(f"{slot}.*"):
+            path.unlink(missing_ok=True)
+    shutil.rmtree(song.folder / "exports", ignore_errors=True)
+
+
+class Track:
+    """Appends blocks `[S, C, n]` to the growing files of the mixture or of a take."""
+
+    def __init__(self, folder: Path, name: str, sources: int):
+        self._files: list[BinaryIO] = [
+            (folder / f"{name}.{kind}").open("wb") for kind in ("f32", "pcm", "peaks")
+        ]
+        self._rest = np.zeros((sources, 0), dtype=np.float32)
+        self.frames = 0
+        self.peak = np.zeros(sources)
+        self.gram = np.zeros((sources, sources))
+
+    def append(self, block: Tensor) -> None:
+        """Write a block and flush it, so that a reader may have it at once."""
+        samples, playback, peaks = self._files
+        frames = rearrange(block, "s c n -> n (s c)").contiguous().numpy()
+        samples.write(frames.astype("<f4", copy=False).tobytes())
+        scaled = np.clip(np.rint(frames * (32768 / HEADROOM)), -32768, 32767)
+        playback.write(scaled.astype("<i2").tobytes())
+        peaks.write(self._peaks(block.abs().amax(1).numpy()))
+        for file in self._files:
+            file.flush()
+        flat = rearrange(block.double(), "s c n -> s (c n)")
+        self.gram += (flat @ flat.T).numpy()
+        self.peak = np.maximum(self.peak, block.abs().amax((1, 2)).double().numpy())
+        self.frames += block.shape[-1]
+
+    def _peaks(self, loudest: np.ndarray) -> bytes:
+        """Whole peaks as bytes; samples that do not fill one wait for the next block."""
+        step = SAMPLE_RATE // PEAKS_PER_SECOND
+        loudest = np.concatenate([self._rest, loudest], axis=1)
+        whole = loudest.shape[1] // step
+        self._rest = loudest[:, whole * step :]
+        peaks = loudest[:, : whole * step].reshape(len(loudest), whole, step).max(2)
+        # the square root keeps quiet passages visible in eight bits
+        levels = np.rint(255 * np.sqrt(np.clip(peaks / HEADROOM, 0, 1)))
+        return levels.T.astype(np.uint8).tobytes()
+
+    def close(self) -> None:
+        for file in self._files:
+            file.close()
+
+
+def prepare(
+    path: str | Path,
+    root: Path,
+    *,
+    name: str = "",
+    origin: str = "upload",
+    max_seconds: float = MAX_SECONDS,
+) -> Song:
+    """Decode a file into a folder of its own.
+
+    Args:
+        path: the file.
+        root: where the song's folder is made.
+        name: what to call the song; its tags or its file's name decide where this is empty.
+        origin: "upload", "example" or "link".
+        max_seconds: longest song that is taken.
+
+    Raises:
+        ValueError: if it cannot be read as audio, is empty, or is too long.
+    """
+    info = audio.probe(path)
+    folder = root / new_token()
+    folder.mkdir(parents=True, mode=0o700)
+    track = Track(folder, "mixture", 1)
+    try:
+        for block in audio.stream(path, sample_rate=SAMPLE_RATE, channels=CHANNELS):
+            # counted as it is decoded: what a file's header says of its length is only a hint
+            if track.frames + block.shape[-1] > max_seconds * SAMPLE_RATE:
+                raise ValueError(
+                    f"this song is longer than {max_seconds / 60:.0f} minutes, "
+                    f"the longest that can be worked on here; cut it and try again"
+                )
+            track.append(block[None])
+        if not track.frames:
+            raise ValueError("this file holds no sound; choose another one")
+    except BaseException:
+        track.close()
+        shutil.rmtree(folder, ignore_errors=True)
+        raise
+    track.close()
+    song = Song(
+        folder=folder,
+        name=name or title(path, info.tags),
+        frames=track.frames,
+        peak=float(track.peak[0]),
+        rms=float(np.sqrt(track.gram[0, 0] / (track.frames * CHANNELS))),
+        tags={str(k): str(v) for k, v in info.tags.items()},
+        origin=origin,
+    )
+    song.save()
+    return song
+
+
+def title(path: str | Path, tags: dict[str, str]) -> str:
+    """What to call a song: "artist - title" from its tags, else its file's name."""
+    by_name = {key.lower(): value.strip() for key, value in tags.items()}
+    named = [by_name[key] for key in ("artist", "title") if by_name.get(key)]
+    return (" - ".join(named) if by_name.get("title") else Path(path).stem)[:120]
+
+
+def samples(song: Song, name: str, sources: int = 1) -> np.ndarray:
+    """The samples of "mixture", "a" or "b" as a memory map `[L, S, C]` of what is there now."""
+    path = song.folder / f"{name}.f32"
+    width = 4 * sources * CHANNELS
+    frames = path.stat().st_size // width
+    if not frames:
+        return np.zeros((0, sources, CHANNELS), dtype=np.float32)
+    return np.memmap(path, dtype="<f4", mode="r", shape=(frames, sources, CHANNELS))
+
+
+def read(
+    song: Song, name: str, start: int = 0, frames: int | None = None, sources: int = 1
+) -> Iterator[Tensor]:
+    """Blocks `[S, C, n]` of "mixture", "a" or "b", in bounded memory."""
+    kept = samples(song, name, sources)
+    stop = len(kept) if frames is None else min(len(kept), start + frames)
+    for at in range(start, stop, READ_FRAMES):
+        block = np.array(kept[at : min(stop, at + READ_FRAMES)], dtype=np.float32)
+        yield torch.from_numpy(block).permute(1, 2, 0)
+
+
+def separate(
+    song: Song,
+    take: Take,
+    blocks: Iterable[Tensor],
+    stopped: Callable[[], bool] = lambda: False,
+    clock: Callable[[], float] = time.perf_counter,
+) -> Iterator[Take]:
+    """Write blocks of stems as they come; yield the take as it stands after each.
+
+    Args:
+        song: what is separated.
+        take: what was asked for; files of an earlier take in its slot are replaced.
+        blocks: stems `[S, C, n]` in order, together `take.frames` long.
+        stopped: asked before each block; true ends the take with what is there.
+        clock: seconds, for the time that the work took.
+    """
+    track = Track(song.folder, take.slot, len(take.sources))
+    begun = clock()
+    source = iter(blocks)
+    state = "stopped"
+    try:
+        yield take
+        while not stopped():
+            block = next(source, None)
+            if block is None:
+                state = "finished"
+                break
+            track.append(block)
+            take = replace(
+                take,
+                ready=track.frames,
+                work=clock() - begun,
+                gram=tuple(map(tuple, track.gram.tolist())),
+                peak=tuple(track.peak.tolist()),
+            )
+            yield take
+    finally:
+        # also where the listener has gone: closing the source frees the network for the next
+        close = getattr(source, "close", None)
+        if close is not None:
+            close()
+        track.close()
+        take = replace(take, state=state)
+        if take.ready:
+            take.save(song)
+        else:
+            forget(song, take.slot)
+    yield take
+
+
+class Full(ValueError):
+    """Too many are waiting already."""
+
+
+class Turnstile:
+    """Lets one run work at a time, in the order of arrival.
+
+    Gradio's own queue frees a run's place as soon as it is cancelled, though the work goes on to
+    the next yield; this one frees it when the work has ended. A ticket that has not been looked at
+    for `patience` seconds belongs to someone who left, and loses its place unless it is working.
+    """
+
+    def __init__(self, limit: int = 16, patience: float = 30.0):
+        self._limit = limit
+        self._patience = patience
+        self._lock = threading.Lock()
+        self._line: OrderedDict[str, float] = OrderedDict()
+
+    def enter(self) -> str:
+        """A ticket at the end of the line.
+
+        Raises:
+            Full: if the line is as long as it may be.
+        """
+        with self._lock:
+            self._drop_absent()
+            if len(self._line) > self._limit:
+                raise Full(
+                    f"{self._limit} songs are waiting already; please come back in a few minutes"
+                )
+            ticket = new_token()
+            self._line[ticket] = time.monotonic()
+            return ticket
+
+    def place(self, ticket: str) -> int:
+        """How many are before this ticket; 0 means that it is its turn."""
+        with self._lock:
+            if ticket not in self._line:
+                raise Full("this run has lost its place in the line; start it again")
+            self._line[ticket] = time.monotonic()
+            self._drop_absent()
+            return list(self._line).index(ticket)
+
+    def leave(self, ticket: str) -> None:
+        with self._lock:
+            self._line.pop(ticket, None)
+
+    def _drop_absent(self) -> None:
+        now = time.monotonic()
+        for ticket in list(self._line)[1:]:
+            if now - self._line[ticket] > self._patience:
+                del self._line[ticket]
+
+
+def sweep(root: Path, max_age: float, keep_free: int = 0, now: float | None = None) -> int:
+    """Delete what nobody has touched for `max_age` seconds, and the oldest where the disk is full.
+
+    Args:
+        root: folder whose entries are deleted whole.
+        max_age: seconds since anything in an entry was written.
+        keep_free: bytes of the disk that shall stay free.
+        now: the time, for tests.
+
+    Returns:
+        How many entries went.
+    """
+    if not root.is_dir():
+        return 0
+    now = time.time() if now is None else now
+    aged = sorted((_last_touched(entry), entry) for entry in root.iterdir())
+    gone = 0
+    for touched, entry in aged:
+        short = shutil.disk_usage(root).free < keep_free and now - touched > 60
+        if now - touched > max_age or short:
+            if entry.is_dir():
+                shutil.rmtree(entry, ignore_errors=True)
+            else:
+                entry.unlink(missing_ok=True)
+            gone += 1
+    return gone
+
+
+def _last_touched(entry: Path) -> float:
+    times = []
+    for path in [entry, *entry.rglob("*")] if entry.is_dir() else [entry]:
+        try:
+            times.append(path.stat().st_mtime)
+        except OSError:  # went away while we looked
+            continue
+    return max(times, default=0.0)

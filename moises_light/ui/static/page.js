@@ -1,0 +1,28 @@
+// The page around the player: a song may be dropped anywhere, and light or dark is the reader's.
+const files = () => document.querySelector('#song input[type=file]');
+let over = 0;
+const hasFile = (event) => event.dataTransfer && [...event.dataTransfer.types].includes('Files');
+document.addEventListener('dragenter', (event) => { if (hasFile(event)) { over++; document.body.dataset.drop = '1'; } });
+document.addEventListener('dragleave', () => { over = Math.max(0, over - 1); if (!over) delete document.body.dataset.drop; });
+document.addEventListener('dragover', (event) => { if (hasFile(event)) event.preventDefault(); });
+document.addEventListener('drop', (event) => {
+  over = 0; delete document.body.dataset.drop;
+  const input = files();
+  if (!hasFile(event) || !input || document.querySelector('#song').contains(event.target)) return;
+  event.preventDefault();
+  const one = new DataTransfer(); one.items.add(event.dataTransfer.files[0]);
+  input.files = one.files; input.dispatchEvent(new Event('change', {bubbles: true}));
+});
+
+const remember = (value) => { try { localStorage.setItem('studio-theme', value); } catch { /* private window */ } };
+const dark = (on) => document.body.classList.toggle('dark', on);
+try {
+  const kept = localStorage.getItem('studio-theme');
+  if (kept && !new URLSearchParams(location.search).has('__theme')) dark(kept === 'dark');
+} catch { /* private window */ }
+document.addEventListener('click', (event) => {
+  const toggle = event.target.closest && event.target.closest('#theme-toggle');
+  if (!toggle) return;
+  dark(!document.body.classList.contains('dark'));
+  remember(document.body.classList.contains('dark') ? 'dark' : 'light');
+});

@@ -1,0 +1,403 @@
+// The player's face: lanes, faders, waveforms, keys. The clock is in transport.js.
+const $ = (selector) => element.querySelector(selector);
+const root = $('.ml-player');
+const make = (tag, cls, text) => { const e = document.createElement(tag); if (cls) e.className = cls; if (text !== undefined) e.textContent = text; return e; };
+const button = (cls, text, label) => { const e = make('button', cls, text); e.type = 'button'; if (label) e.setAttribute('aria-label', label); return e; };
+const clock = (s) => { s = Math.max(0, Math.floor(s + 1e-6)); return `${Math.floor(s / 60)}:${String(s % 60).padStart(2, '0')}`; };
+const spoken = (s) => { s = Math.max(0, Math.floor(s)); const m = Math.floor(s / 60); return (m ? `${m} min ` : '') + `${s % 60} s`; };
+const gainOf = (v) => (v / 75) ** 2;                 // a fader's position: 75 is 0 dB, 100 is +5 dB
+const decibel = (v) => v <= 0 ? 'silent' : `${(20 * Math.log10(gainOf(v))).toFixed(1).replace('-', '−')} dB`;
+const address = (path) => ((window.gradio_config && window.gradio_config.root) || '') + path;
+const press = (id) => { const e = document.querySelector(id); if (e) (e.matches('button') ? e : e.querySelector('button, input') || e).click(); };
+
+let value = null, faders = {}, stems = [], chosen = false, blind = null, dirty = true, ratios = {};
+let waves = {};                                      // key -> {bytes, stems, url, loaded, busy}
+let colours = {};
+const transport = new Transport(() => { dirty = true; face(); });
+transport.loopOff = () => { transport.loop = null; };
+
+// ---- what the server says -----------------------------------------------------------------------
+function load(next) {
+  const other = !next || !value || next.token !== value.token || next.start !== value.start || next.frames !== value.frames;
+  value = next;
+  if (other) { transport.reset(); waves = {}; chosen = false; endBlind(); }
+  root.dataset.phase = next ? next.phase : 'empty';
+  document.body.dataset.stage = next ? (next.takes.length ? 'result' : 'song') : 'empty';
+  if (!next) { stems = []; face(); return; }
+  transport.open(next.rate);
+  transport.setDeck({key: 'o', url: address(next.original.url), base: next.start, frames: next.frames, ready: next.frames,
+    stems: ['original'], channels: 2, headroom: next.headroom, serial: next.token});
+  const slots = next.takes.map((take) => take.slot);
+  for (const key of ['a', 'b']) if (!slots.includes(key)) { transport.removeDeck(key); delete waves[key]; }
+  for (const take of next.takes) {
+    transport.setDeck({key: take.slot, url: address(take.url), base: 0, frames: take.frames, ready: take.ready,
+      stems: take.stems, channels: 2 * take.stems.length, headroom: next.headroom, serial: take.serial, gram: take.gram});
+    wave(take.slot, take.peaks, take.stems.length, Math.floor(take.ready / next.rate * next.peaksPerSecond), take.serial);
+  }
+  wave('o', next.original.peaks, 1, Math.floor(next.songFrames / next.rate * next.peaksPerSecond), next.token);
+  const names = (next.takes[0] && next.takes[0].stems) || next.sources;
+  if (names.join() !== stems.join() || !$('.ml-lanes').children.length) buildLanes(names);
+  // the first stems that are there take over from the original, unless the listener chose
+  const first = next.takes.find((take) => take.ready > 0);
+  if (first && !chosen && transport.active === 'o') hear(first.slot);
+  if (other) { $('.ml-name').textContent = next.name; }
+  $('.ml-facts').textContent = next.facts;
+  buildDecks(); buildCompare(); levels(); face();
+}
+
+// Waveform bytes grow with the file; only the new part is asked for.
+async function wave(key, url, width, n, serial) {
+  let w = waves[key];
+  if (!w || w.serial !== serial) w = waves[key] = {bytes: new Uint8Array(0), width, loaded: 0, serial};
+  w.wanted = n;
+  if (w.busy) return;
+  w.busy = true;
+  try {
+    while (w.loaded < w.wanted && waves[key] === w) {
+      const to = w.wanted;
+      const answer = await fetch(address(url), {headers: {Range: `bytes=${w.loaded * width}-${to * width - 1}`}, cache: 'no-store'});
+      if (answer.status !== 206) break;
+      const more = new Uint8Array(await answer.arrayBuffer());
+      if (!more.length) break;
+      const all = new Uint8Array(w.loaded * width + more.length);
+      all.set(w.bytes); all.set(more, w.loaded * width);
+      w.bytes = all; w.loaded = Math.floor(all.length / width); dirty = true;
+    }
+  } catch { /* the next block tries again */ }
+  w.busy = false;
+}
+
+// ---- decks: the original, A, B, their difference ------------------------------------------------
+function hear(key) {
+  transport.listen(key, mixFor(key));
+}
+function mixFor(key) {
+  if (key === 'diff') return {a: 1, b: -1};
+  return {[key]: matched(key)};
+}
+
+// A and B at the same loudness: the louder one is turned down. The energy of what the faders let
+// through follows from the stems' products g' G g, so no audio has to be measured.
+function matched(key) {
+  const a = transport.decks.get('a'), b = transport.decks.get('b');
+  if (!a || !b || (key !== 'a' && key !== 'b') || !a.gram.length || !b.gram.length) return 1;
+  const energy = (deck) => {
+    const g = levelsFor(deck);
+    let sum = 0;
+    for (let i = 0; i < g.length; i++) for (let j = 0; j < g.length; j++) sum += g[i] * g[j] * deck.gram[i][j];
+    return sum / Math.max(1, deck.ready);
+  };
+  const ea = energy(a), eb = energy(b);
+  if (ea <= 0 || eb <= 0) return 1;
+  const ratio = Math.sqrt(key === 'a' ? eb / ea : ea / eb);
+  return Math.min(1, Math.max(0.1, ratio));
+}
+
+function audible(name) {
+  const soloed = Object.values(faders).some((f) => f.solo);
+  const f = faders[name];
+  return !f || (soloed ? f.solo : !f.mute);
+}
+const levelsFor = (deck) => deck.stems.map((name) => name === 'original' ? 1 : (audible(name) ? gainOf(faders[name] ? faders[name].level : 75) : 0));
+function levels() {
+  for (const [key, deck] of transport.decks) transport.setLevels(key, levelsFor(deck));
+  if (transport.active) transport.setMix(mixFor(transport.active));
+  dirty = true;
+}
+
+function choose(key) { chosen = true; hear(key); }
+
+function buildDecks() {
+  const box = $('.ml-decks'), takes = value.takes.filter((take) => take.ready > 0 || take.state === 'running');
+  const plan = [['o', 'Original', 'The song as it is (O)']];
+  if (blind) plan.push(['x', 'X', 'Preset X'], ['y', 'Y', 'Preset Y']);
+  else {
+    for (const take of takes) plan.push([take.slot, takes.length > 1 ? `${take.slot.toUpperCase()}  ${take.label}` : 'Stems', `${take.label} (${take.slot.toUpperCase()})`]);
+    if (takes.length > 1) plan.push(['diff', 'A − B', 'Only what differs between A and B']);
+  }
+  const signature = JSON.stringify(plan);
+  if (box.dataset.plan === signature) return;
+  box.dataset.plan = signature;
+  box.replaceChildren(...plan.map(([key, text, title]) => {
+    const e = button('ml-deck', text); e.dataset.key = key; e.title = title;
+    e.onclick = () => choose(blind && (key === 'x' || key === 'y') ? blind[key] : key);
+    return e;
+  }));
+  box.hidden = plan.length < 2;
+}
+// ---- lanes --------------------------------------------------------------------------------------
+function buildLanes(names) {
+  stems = names;
+  for (const name of names) faders[name] = faders[name] || {mute: false, solo: false, level: 75};
+  $('.ml-lanes').replaceChildren(...names.map((name, i) => {
+    const lane = make('div', 'ml-lane'); lane.dataset.stem = name; lane.setAttribute('role', 'group'); lane.setAttribute('aria-label', name);
+    const label = make('span', 'ml-stem', name);
+    const mute = button('ml-m', 'M', `Mute ${name}`), solo = button('ml-s', 'S', `Solo ${name}`);
+    mute.title = `Mute (${i + 1})`; solo.title = `Solo (Shift + ${i + 1})`;
+    const volume = make('input', 'ml-volume'); volume.type = 'range'; volume.min = 0; volume.max = 100; volume.step = 1;
+    volume.setAttribute('aria-label', `Volume of ${name}`);
+    const canvas = make('canvas', 'ml-wave'); canvas.setAttribute('aria-hidden', 'true');
+    const take = button('ml-take', '', `Download ${name}`); take.title = `Download ${name}`;
+    take.innerHTML = '<svg viewBox="0 0 24 24" aria-hidden="true"><path d="M12 4v11m0 0 4.5-4.5M12 15l-4.5-4.5M5 20h14"/></svg>';
+    mute.onclick = () => toggle(name, 'mute'); solo.onclick = () => toggle(name, 'solo');
+    volume.oninput = () => { faders[name].level = +volume.value; levels(); face(); };
+    volume.ondblclick = () => { faders[name].level = 75; levels(); face(); };
+    take.onclick = () => press(`#take-${name}`);
+    scrub(canvas);
+    const controls = make('div', 'ml-controls'); controls.append(label, mute, solo, volume, take);
+    lane.append(controls, canvas);
+    return lane;
+  }));
+}
+function toggle(name, what) { if (!faders[name]) return; faders[name][what] = !faders[name][what]; levels(); face(); }
+
+// Click to seek, drag to scrub; over the song's own waveform a drag marks the loop.
+function scrub(canvas, marks = false) {
+  let from = null;
+  const at = (event) => { const box = canvas.getBoundingClientRect(); return Math.min(1, Math.max(0, (event.clientX - box.left) / box.width)) * transport.duration; };
+  canvas.onpointerdown = (event) => { if (!value || event.button) return; from = at(event); canvas.setPointerCapture(event.pointerId); if (!marks) transport.seek(from); };
+  canvas.onpointermove = (event) => {
+    if (from === null) return;
+    const to = at(event);
+    if (!marks) transport.seek(to);
+    else if (Math.abs(to - from) > transport.duration / 120) { canvas.dataset.drag = '1'; transport.loop = [Math.min(from, to), Math.max(from, to)]; dirty = true; face(); }
+  };
+  canvas.onpointerup = (event) => {
+    if (from === null) return;
+    if (marks && canvas.dataset.drag) transport.setLoop(transport.loop);
+    else if (marks) transport.seek(from);
+    delete canvas.dataset.drag; from = null; face();
+  };
+  canvas.onpointercancel = () => { from = null; };
+}
+
+// ---- loop ---------------------------------------------------------------------------------------
+let mark = null;
+function loopToggle() {
+  if (transport.loop) transport.setLoop(null);
+  else {
+    const t = transport.now(), d = transport.duration;
+    transport.setLoop([t, Math.min(d, t + Math.min(8, d))]);
+    if (transport.loop[1] - transport.loop[0] < 1) transport.setLoop([Math.max(0, d - 8), d]);
+  }
+  face();
+}
+function loopMark(end) {
+  const t = transport.now(), d = transport.duration;
+  const [from, to] = transport.loop || [0, d];
+  const next = end ? [Math.min(from, t - 0.1), t] : [t, Math.max(to, t + 0.1)];
+  transport.setLoop([Math.max(0, next[0]), Math.min(d, next[1])]);
+  face();
+}
+
+// ---- compare ------------------------------------------------------------------------------------
+function buildCompare() {
+  const box = $('.ml-compare'), both = value.takes.length > 1;
+  box.hidden = !both;
+  if (!both) { box.replaceChildren(); delete box.dataset.plan; return; }
+  const signature = JSON.stringify([value.takes.map((t) => [t.serial, t.state, t.work]), blind && [blind.rounds, blind.revealed]]);
+  if (box.dataset.plan === signature) return;
+  box.dataset.plan = signature;
+  const [a, b] = value.takes;
+  const kHz = (hz) => `0–${(hz / 1000).toFixed(1)} kHz`;
+  if (!blind) {
+    const table = make('table', 'ml-table');
+    const row = (head, ...cells) => { const r = make('tr'); const h = make('th', '', head); h.scope = 'row'; r.append(h, ...cells.map((c) => make('td', '', c))); return r; };
+    const headRow = make('tr'); headRow.append(make('td', '', ''), ...[a, b].map((t) => { const h = make('th', '', `${t.slot.toUpperCase()}  ${t.label}`); h.scope = 'col'; return h; }));
+    const head = make('thead'); head.append(headRow);
+    const body = make('tbody');
+    const pace = (t) => `${t.work.toFixed(1)} s for ${clock(t.ready / value.rate)} (${t.device})`;
+    body.append(row('Time here', pace(a), pace(b)), row('Size', ...[a, b].map((t) => `${(t.parameters / 1e6).toFixed(2)} M parameters`)), row('Range', kHz(a.cutoff), kHz(b.cutoff)));
+    table.append(head, body);
+    const start = button('ml-blind-start', 'Blind test', 'Start a blind test'); start.onclick = startBlind;
+    const note = make('p', 'ml-note', 'A and B are played at the same loudness (equal energy of what you hear). A − B plays only what they disagree on, at its true level.');
+    box.replaceChildren(table, note, start);
+    return;
+  }
+  const ask = make('div', 'ml-blind');
+  if (blind.revealed) {
+    const v = blind.votes, n = blind.rounds;
+    const result = make('p', 'ml-verdict', n
+      ? `${a.label} (A): ${v.a} of ${n}.  ${b.label} (B): ${v.b} of ${n}.` + (v.same ? `  No difference: ${v.same}.` : '')
+      : 'No choices were made.');
+    const odds = make('p', 'ml-note', v.a + v.b ? `Somebody who only guesses gets a result at least this clear ${Math.round(100 * blind.chance)} % of the time.` : '');
+    const again = button('ml-blind-again', 'Again'), done = button('ml-blind-end', 'Done');
+    again.onclick = startBlind; done.onclick = () => { endBlind(); buildDecks(); buildCompare(); levels(); face(); };
+    ask.append(result, odds, again, done);
+  } else {
+    const text = make('p', 'ml-verdict', 'Switch between X and Y as you listen. Which one do you prefer?');
+    const vote = (letter, label) => { const e = button('ml-vote', label); e.dataset.vote = letter; e.onclick = () => { blind.choose(letter); hear(blind.x); buildCompare(); face(); }; return e; };
+    const count = make('p', 'ml-note ml-count', blind.rounds ? `${blind.rounds} ${blind.rounds === 1 ? 'choice' : 'choices'} so far. X and Y are dealt anew after each.` : 'X and Y are dealt anew after each choice.');
+    const reveal = button('ml-reveal', 'Reveal'); reveal.onclick = () => { blind.revealed = true; hear('a'); buildDecks(); buildCompare(); face(); };
+    ask.append(text, vote('x', 'X is better'), vote('same', 'No difference'), vote('y', 'Y is better'), reveal, count);
+  }
+  box.replaceChildren(ask);
+}
+async function startBlind() {
+  blind = new Blind(); chosen = true;
+  await Promise.all(['a', 'b'].map((key) => transport.warm(key)));   // or the wait would tell
+  hear(blind.x); buildDecks(); buildCompare(); face();
+}
+function endBlind() { blind = null; }
+
+// ---- the face -----------------------------------------------------------------------------------
+function face() {
+  const playing = transport.playing, d = transport.duration, play = $('.ml-play');
+  play.disabled = !value || transport.limit <= 0;
+  play.dataset.on = playing ? '1' : ''; play.setAttribute('aria-label', playing ? 'Pause' : 'Play');
+  const seek = $('.ml-seek'); seek.max = d || 1; seek.disabled = !value;
+  const master = $('.ml-master-range'); master.setAttribute('aria-valuetext', decibel(+master.value));
+  const loop = $('.ml-loop'); loop.setAttribute('aria-pressed', String(!!transport.loop)); loop.disabled = !value;
+  const base = value ? value.start / value.rate : 0;
+  $('.ml-loopspan').textContent = transport.loop ? `${clock(base + transport.loop[0])} – ${clock(base + transport.loop[1])}` : '';
+  for (const lane of element.querySelectorAll('.ml-lane')) {
+    const name = lane.dataset.stem, f = faders[name], there = !!value && value.takes.length > 0;
+    lane.querySelector('.ml-m').setAttribute('aria-pressed', String(f.mute));
+    lane.querySelector('.ml-s').setAttribute('aria-pressed', String(f.solo));
+    const volume = lane.querySelector('.ml-volume');
+    if (+volume.value !== f.level) volume.value = f.level;
+    volume.setAttribute('aria-valuetext', decibel(f.level));
+    lane.querySelector('.ml-take').disabled = !there || value.phase === 'running';
+    for (const e of lane.querySelectorAll('.ml-m, .ml-s, .ml-volume')) e.disabled = !there;
+    lane.dataset.silent = there && !audible(name) ? '1' : '';
+  }
+  for (const e of element.querySelectorAll('.ml-deck')) {
+    const key = e.dataset.key, real = blind && (key === 'x' || key === 'y') ? blind[key] : key;
+    e.setAttribute('aria-pressed', String(real === transport.active));
+    const deck = transport.decks.get(real);
+    e.disabled = real !== 'diff' && !(deck && deck.ready > 0);
+  }
+  $('.ml-keys-ab').hidden = !(value && value.takes.length > 1);
+  if (value) {
+    const share = value.done, status = $('.ml-status');
+    const text = transport.error || value.text || (transport.waiting && value.phase === 'running' ? 'Waiting for the next block …' : '');
+    if (status.textContent !== text) status.textContent = text;
+    root.dataset.trouble = transport.error || value.phase === 'failed' ? '1' : '';
+    const bar = $('.ml-bar'), percent = share === null || share === undefined ? (value.phase === 'finished' ? 100 : 0) : Math.round(100 * share);
+    bar.setAttribute('aria-valuenow', String(percent)); bar.firstElementChild.style.width = `${percent}%`;
+    $('.ml-stop').hidden = !['running', 'queued'].includes(value.phase);
+    $('.ml-work').hidden = !text;
+    bar.hidden = !['running', 'queued', 'stopped'].includes(value.phase);
+  }
+  dirty = true;
+}
+
+function readColours() {
+  const style = getComputedStyle(root);
+  const names = ['vocals', 'drums', 'bass', 'other', 'ink', 'line', 'accent', 'muted'];
+  colours = Object.fromEntries(names.map((n) => [n, style.getPropertyValue(`--ml-${n}`).trim() || '#888']));
+}
+
+// One waveform: bars three pixels apart; what has been played is stronger; what is not there yet is a line.
+function paint(canvas, key, index, colour, ready, loud) {
+  const w = canvas.clientWidth, h = canvas.clientHeight, ratio = window.devicePixelRatio || 1;
+  if (!w || !h) return;
+  if (canvas.width !== Math.round(w * ratio) || canvas.height !== Math.round(h * ratio)) { canvas.width = Math.round(w * ratio); canvas.height = Math.round(h * ratio); }
+  const g = canvas.getContext('2d');
+  g.setTransform(ratio, 0, 0, ratio, 0, 0); g.clearRect(0, 0, w, h);
+  const d = transport.duration || 1, at = transport.now() / d * w, base = value ? value.start / value.rate : 0;
+  if (transport.loop) { g.globalAlpha = 0.14; g.fillStyle = colours.accent; g.fillRect(transport.loop[0] / d * w, 0, (transport.loop[1] - transport.loop[0]) / d * w, h); }
+  const keys = blind && key !== 'o' ? ['a', 'b'] : [key];     // in a blind test the picture must not tell
+  const rows = keys.map((k) => waves[k]).filter(Boolean);
+  const pps = value ? value.peaksPerSecond : 50, step = 3, edge = ready / d * w;
+  g.fillStyle = colour;
+  for (let x = 0; x < Math.min(w, edge); x += step) {
+    let peak = 0;
+    for (const row of rows) {
+      const offset = key === 'o' ? base * pps : 0;
+      const i0 = Math.floor(offset + x / w * d * pps), i1 = Math.max(i0 + 1, Math.floor(offset + (x + step) / w * d * pps));
+      for (let i = i0; i < Math.min(i1, row.loaded); i++) peak = Math.max(peak, row.bytes[i * row.width + (index < row.width ? index : 0)]);
+    }
+    const a = Math.min(1, (peak / 255) ** 2 * (value ? value.headroom : 1) / loud) ** 0.75, y = Math.max(1.5, a * (h - 4));
+    g.globalAlpha = x < at ? 1 : 0.42;
+    g.fillRect(x, (h - y) / 2, step - 1, y);
+  }
+  g.globalAlpha = 0.6; g.fillStyle = colours.line;
+  if (edge < w - 1) g.fillRect(Math.max(0, edge), h / 2 - 0.5, w - edge, 1);
+  g.globalAlpha = 1; g.fillStyle = colours.ink; g.fillRect(Math.min(w - 1.5, Math.max(0, at - 0.75)), 0, 1.5, h);
+}
+
+function frame() {
+  requestAnimationFrame(frame);
+  if (!value || !root.isConnected) return;
+  if (!transport.playing && !dirty) return;
+  dirty = false;
+  const t = transport.now(), base = value.start / value.rate;
+  $('.ml-time b').textContent = clock(base + t); $('.ml-time span').textContent = clock(base + transport.duration);
+  const seek = $('.ml-seek');
+  if (document.activeElement !== seek || transport.playing) seek.value = t;
+  seek.setAttribute('aria-valuetext', `${spoken(base + t)} of ${spoken(base + transport.duration)}`);
+  const loud = Math.max(0.1, value.original.peak);
+  paint($('.ml-song'), 'o', 0, colours.muted, transport.duration, loud);
+  const shown = blind ? 'a' : ['a', 'b'].includes(transport.active) ? transport.active : (value.takes[0] ? value.takes[0].slot : 'a');
+  const deck = transport.decks.get(shown), ready = deck ? deck.ready / value.rate : 0;
+  element.querySelectorAll('.ml-lane').forEach((lane, i) => {
+    paint(lane.querySelector('.ml-wave'), shown, i, colours[lane.dataset.stem] || colours.accent, ready, loud * 0.8);
+    const gain = deck && transport.heard().includes(shown) ? deck.gains[i] : null;
+    lane.style.setProperty('--level', Math.min(1, Math.sqrt(transport.level(gain && gain.meter))).toFixed(3));
+  });
+  const level = Math.min(1, Math.sqrt(transport.level(transport.meter)));
+  const meter = $('.ml-meter'), g = meter.getContext('2d');
+  meter.width = 120; meter.height = 6; g.fillStyle = colours.line; g.fillRect(0, 0, 120, 6); g.fillStyle = colours.accent; g.fillRect(0, 0, 120 * level, 6);
+  for (const listener of watchers) listener(t + base);
+}
+const watchers = [];
+
+// ---- keys and buttons ---------------------------------------------------------------------------
+function key(event) {
+  if (!value || event.ctrlKey || event.metaKey || event.altKey) return;
+  const target = event.target, tag = target.tagName, range = tag === 'INPUT' && target.type === 'range';
+  if ((tag === 'INPUT' && !range) || tag === 'TEXTAREA' || tag === 'SELECT' || target.isContentEditable) return;
+  if (target.closest('[role=tab], [role=listbox], [role=menu], [role=dialog]')) return;
+  const ours = element.contains(target), k = event.key;
+  const digit = /^Digit([1-4])$/.exec(event.code);
+  if (k === ' ') { if (tag === 'BUTTON' || tag === 'A' || tag === 'SUMMARY') return; transport.playing ? transport.pause() : transport.play(); }
+  else if (k === 'ArrowRight' && !range) transport.seek(transport.now() + 5);
+  else if (k === 'ArrowLeft' && !range) transport.seek(transport.now() - 5);
+  else if (k === 'Home' && !range && ours) transport.seek(0);
+  else if (digit) { const name = stems[+digit[1] - 1]; if (name && value.takes.length) toggle(name, event.shiftKey ? 'solo' : 'mute'); }
+  else if (/^[aAbB]$/.test(k)) { const slot = k.toLowerCase(); const real = blind && !blind.revealed ? (slot === 'a' ? blind.x : blind.y) : slot; if (transport.decks.has(real)) choose(real); }
+  else if (/^[oO]$/.test(k)) choose('o');
+  else if (/^[lL]$/.test(k)) loopToggle();
+  else if (k === '[') loopMark(false);
+  else if (k === ']') loopMark(true);
+  else if (k === 'Escape' && transport.loop) transport.setLoop(null);
+  else return;
+  event.preventDefault(); face();
+}
+document.addEventListener('keydown', key);
+$('.ml-play').onclick = () => transport.playing ? transport.pause() : transport.play();
+$('.ml-loop').onclick = loopToggle;
+$('.ml-stop').onclick = () => { $('.ml-status').textContent = 'Stopping …'; press('#stop'); };
+$('.ml-seek').oninput = (event) => transport.seek(+event.target.value);
+$('.ml-master-range').oninput = (event) => { transport.setMaster(gainOf(+event.target.value)); face(); };
+$('.ml-choose').onclick = () => press('#song input[type=file]');
+$('.ml-example').onclick = () => press('#example');
+scrub($('.ml-song'), true);
+new ResizeObserver(() => { dirty = true; }).observe(element);
+new MutationObserver(() => { readColours(); dirty = true; }).observe(document.body, {attributes: true, attributeFilter: ['class']});
+
+// What the rest of the page, and the tests, may ask.
+window.studio = {
+  faders: () => Object.fromEntries(stems.map((name) => [name, audible(name) ? +gainOf(faders[name].level).toFixed(4) : 0])),
+  seek: (t) => transport.seek(t - (value ? value.start / value.rate : 0)),
+  watch: (listener) => watchers.push(listener),
+  now: () => transport.now() + (value ? value.start / value.rate : 0),
+  state: () => ({
+    phase: root.dataset.phase, playing: transport.playing, waiting: transport.waiting, position: transport.now(), duration: transport.duration,
+    limit: transport.limit, active: transport.active, loop: transport.loop, bytes: transport.bytes, error: transport.error,
+    time: transport.context ? transport.context.currentTime : 0, clock: transport.context ? transport.context.state : 'none',
+    level: transport.level(transport.meter), scheduled: transport.pieces.reduce((n, p) => n + [...p.nodes.values()].reduce((m, x) => m + x.length, 0), 0),
+    levels: Object.fromEntries([...transport.decks].map(([k, d]) => [k, d.gains.map((x) => +x.gain.value.toFixed(3))])),
+    meters: Object.fromEntries([...transport.decks].map(([k, d]) => [k, d.gains.map((x) => +transport.level(x.meter).toFixed(4))])),
+    buses: Object.fromEntries([...transport.decks].map(([k, d]) => [k, d.bus ? +d.bus.gain.value.toFixed(3) : 0])),
+    ready: Object.fromEntries([...transport.decks].map(([k, d]) => [k, d.ready])),
+    peaks: Object.fromEntries(Object.entries(waves).map(([k, w]) => [k, w.loaded])),
+    blind: blind && {rounds: blind.rounds, revealed: !!blind.revealed}, takes: value ? value.takes.map((t) => t.preset) : [],
+  }),
+};
+
+readColours();
+watch('value', () => load(props.value));
+load(props.value || null);
+requestAnimationFrame(frame);

@@ -1,0 +1,322 @@
+// The clock: any number of decks (a song's stems by one preset, or the song itself) played from
+// growing 16-bit files, read in pieces of two seconds by HTTP Range, on one AudioContext.
+// Knows nothing of the page.
+//
+//   piece   a stretch of the song, `from` seconds in it, due at context time `when`
+//   deck    {key, url, base, frames, ready, stems, channels}; all decks share the pieces
+//   hot     a deck whose audio is fetched and scheduled, heard or not: switching to it has no gap
+const PIECE = 2, AHEAD = 6, FADE = 0.012;
+
+class Transport {
+  constructor(onchange) {
+    this.onchange = onchange;
+    this.decks = new Map();
+    this.active = null;          // key of the deck that is heard, or 'diff'
+    this.position = 0;           // seconds from the start of the part, while not playing
+    this.playing = false;
+    this.waiting = false;        // playing, but the next piece is not there yet
+    this.loop = null;            // [from, to] in seconds
+    this.master = 1;
+    this.run = 0;                // grows with every jump, so that late answers are recognised
+    this.pieces = [];
+    this.cache = new Map();
+    this.bytes = 0;
+    this.error = '';
+  }
+
+  // ---- what is there --------------------------------------------------------------------------
+  reset() {
+    this.pause();
+    this.position = 0; this.loop = null; this.cache.clear(); this.error = '';
+    for (const deck of this.decks.values()) this.unplug(deck);
+    this.decks.clear(); this.active = null;
+  }
+
+  setDeck(deck) {
+    const old = this.decks.get(deck.key);
+    if (old && old.url === deck.url && old.serial === deck.serial) {
+      old.ready = deck.ready; old.frames = deck.frames; old.gram = deck.gram;
+    } else {
+      if (old) this.unplug(old);
+      for (const key of [...this.cache.keys()]) if (key.startsWith(deck.key + ':')) this.cache.delete(key);
+      this.decks.set(deck.key, {...deck, hot: false, gains: [], levels: deck.stems.map(() => 1)});
+      if (this.active === null) this.active = deck.key;
+      this.heat();
+      if (old && this.playing) this.jump(this.now());
+    }
+    if (this.waiting) this.pump();
+  }
+
+  removeDeck(key) {
+    const deck = this.decks.get(key);
+    if (!deck) return;
+    this.unplug(deck); this.decks.delete(key);
+    if (this.active === key || this.active === 'diff') this.active = this.decks.keys().next().value ?? null;
+  }
+
+  get duration() { let d = 0; for (const deck of this.decks.values()) d = Math.max(d, deck.frames / this.rate); return d; }
+  heard() { return this.active === 'diff' ? ['a', 'b'] : [this.active]; }
+  // how far the heard decks reach: nothing beyond it can be played yet
+  get limit() {
+    const ends = this.heard().map((key) => this.decks.get(key)).filter(Boolean).map((deck) => deck.ready / this.rate);
+    return ends.length ? Math.min(...ends) : 0;
+  }
+
+  // ---- the audio graph ------------------------------------------------------------------------
+  open(rate) { this.rate = rate; }
+
+  wake() {
+    if (!this.context) {
+      // at the stems' own rate: resampling would put a click at every join
+      this.context = new AudioContext({latencyHint: 'interactive', sampleRate: this.rate});
+      this.out = this.context.createGain(); this.out.gain.value = this.master;
+      this.meter = this.context.createAnalyser(); this.meter.fftSize = 1024;
+      this.out.connect(this.meter); this.meter.connect(this.context.destination);
+    }
+    return this.context.resume();
+  }
+
+  plug(deck) {
+    if (deck.gains.length) return;
+    deck.bus = this.context.createGain(); deck.bus.gain.value = 0; deck.bus.connect(this.out);
+    deck.gains = deck.stems.map((_, i) => {
+      const gain = this.context.createGain(), meter = this.context.createAnalyser();
+      gain.gain.value = deck.levels[i]; meter.fftSize = 512;
+      gain.connect(meter); meter.connect(deck.bus);
+      gain.meter = meter;
+      return gain;
+    });
+  }
+
+  unplug(deck) {
+    for (const gain of deck.gains) { gain.disconnect(); gain.meter.disconnect(); }
+    if (deck.bus) deck.bus.disconnect();
+    deck.gains = []; deck.hot = false;
+    for (const piece of this.pieces) piece.nodes.delete(deck.key);
+  }
+
+  setLevels(key, levels) {
+    const deck = this.decks.get(key);
+    if (!deck) return;
+    deck.levels = levels;
+    deck.gains.forEach((gain, i) => gain.gain.setTargetAtTime(levels[i], this.context.currentTime, FADE));
+  }
+
+  setMaster(level) {
+    this.master = level;
+    if (this.out) this.out.gain.setTargetAtTime(level, this.context.currentTime, FADE);
+  }
+
+  // Which decks are heard, and how loud: {a: 1} or, for the difference, {a: 1, b: -1}
+  setMix(mix) {
+    this.mix = mix;
+    if (!this.context) return;
+    for (const [key, deck] of this.decks) {
+      if (deck.bus) deck.bus.gain.setTargetAtTime(mix[key] ?? 0, this.context.currentTime, FADE);
+    }
+  }
+
+  // Switch to another deck at the same playhead. The old one plays on until the new one is loaded.
+  async listen(active, mix) {
+    const before = this.active;
+    this.active = active;
+    if (!this.playing) { this.heat(); this.setMix(mix); this.onchange(); return; }
+    this.active = before;
+    this.want = active;
+    for (const key of active === 'diff' ? ['a', 'b'] : [active]) await this.warm(key);
+    if (this.want !== active) return;      // another switch came meanwhile
+    this.active = active;
+    this.setMix(mix); this.heat(); this.pump(); this.onchange();
+  }
+
+  heat() { for (const key of this.heard()) { const deck = this.decks.get(key); if (deck) deck.hot = true; } }
+
+  // Make a deck hot and put it under the pieces that are already scheduled.
+  async warm(key) {
+    const deck = this.decks.get(key);
+    if (!deck || deck.hot) return;
+    deck.hot = true;
+    if (!this.playing) return;
+    this.plug(deck);
+    await Promise.all(this.pieces.map((piece) => this.attach(piece, deck)));
+  }
+
+  // ---- pieces ---------------------------------------------------------------------------------
+  async fetch(deck, k) {
+    // the grid is fixed, but the last piece grows while the song is still being worked on
+    const first = k * PIECE * this.rate, last = Math.min(deck.ready, (k + 1) * PIECE * this.rate);
+    if (last <= first) return null;
+    const key = `${deck.key}:${k}`, kept = this.cache.get(key);
+    if (kept && kept.last === last) return kept.promise;
+    const width = 2 * deck.channels, from = (deck.base + first) * width, to = (deck.base + last) * width - 1;
+    const promise = (async () => {
+      const answer = await fetch(deck.url, {headers: {Range: `bytes=${from}-${to}`}, cache: 'no-store'});
+      if (answer.status !== 206) throw new Error(String(answer.status));
+      const samples = new Int16Array(await answer.arrayBuffer());
+      this.bytes += samples.byteLength;
+      const n = Math.floor(samples.length / deck.channels), scale = deck.headroom / 32768;
+      return deck.stems.map((_, s) => {
+        const buffer = new AudioBuffer({numberOfChannels: 2, length: n, sampleRate: this.rate});
+        for (let c = 0; c < 2; c++) {
+          const to = buffer.getChannelData(c);
+          for (let i = 0, j = 2 * s + c; i < n; i++, j += deck.channels) to[i] = samples[j] * scale;
+        }
+        return buffer;
+      });
+    })();
+    const entry = {last, promise};
+    this.cache.set(key, entry);
+    promise.catch(() => { if (this.cache.get(key) === entry) this.cache.delete(key); });
+    return promise;
+  }
+
+  async attach(piece, deck) {
+    if (piece.nodes.has(deck.key) || piece.run !== this.run) return;
+    const nodes = [];
+    piece.nodes.set(deck.key, nodes);
+    let buffers;
+    try { buffers = await this.fetch(deck, piece.k); } catch { piece.nodes.delete(deck.key); return; }
+    if (!buffers || piece.run !== this.run || !deck.gains.length) return;
+    const late = Math.max(0, this.context.currentTime + 0.02 - piece.when);
+    if (late >= piece.length) return;
+    buffers.forEach((buffer, i) => {
+      const node = this.context.createBufferSource(), gate = this.context.createGain();
+      node.buffer = buffer; node.connect(gate); gate.connect(deck.gains[i]);
+      const offset = piece.from - piece.k * PIECE + late;
+      node.start(piece.when + late, offset, Math.max(0, piece.length - late));
+      node.onended = () => { node.disconnect(); gate.disconnect(); };
+      nodes.push({node, gate});
+    });
+  }
+
+  // Schedule what is due in the next seconds. Called by a timer, by new blocks and by jumps.
+  async pump() {
+    if (!this.playing || this.pumping === this.run) return;
+    const run = this.run;
+    this.pumping = run;
+    try {
+      while (this.playing && run === this.run && this.cursor.when - this.context.currentTime < AHEAD) {
+        const from = this.cursor.from, end = this.duration;
+        if (from >= end - 1e-4) break;
+        const k = Math.floor(from / PIECE + 1e-6);
+        let to = Math.min((k + 1) * PIECE, this.limit, end);
+        if (this.loop && from < this.loop[1]) to = Math.min(to, this.loop[1]);
+        const last = to >= end - 1e-4 || (this.loop && to >= this.loop[1] - 1e-6);
+        if (to - from < (last ? 1e-4 : 0.25)) { this.setWaiting(true); break; }   // wait for more
+        const decks = [...this.decks.values()].filter((deck) => deck.hot);
+        for (const deck of decks) this.plug(deck);
+        this.setMix(this.mix ?? {[this.active]: 1});
+        try {
+          const loads = this.heard().map((key) => this.decks.get(key)).map((deck) => deck && this.fetch(deck, k));
+          this.setWaiting(this.cursor.when < this.context.currentTime + 0.02);
+          await Promise.all(loads);
+        } catch (problem) {
+          if (run !== this.run) return;
+          this.error = /40[34]|416/.test(problem.message)
+            ? 'This result is no longer on the server. Separate the song again.'
+            : 'The connection is too slow or gone; trying again.';
+          this.setWaiting(true); this.onchange();
+          break;
+        }
+        if (run !== this.run) return;
+        this.error = '';
+        const grid = (t) => Math.ceil(t * this.rate) / this.rate;   // joins fall on whole samples
+        const when = Math.max(this.cursor.when, grid(this.context.currentTime + 0.04));
+        const piece = {run, k, from, when, length: to - from, nodes: new Map()};
+        this.pieces.push(piece);
+        for (const deck of decks) this.attach(piece, deck);
+        const wrap = this.loop && from < this.loop[1] && to >= this.loop[1] - 1e-6;
+        this.cursor = {when: when + (to - from), from: wrap ? this.loop[0] : to};
+        this.setWaiting(false);
+      }
+    } finally { if (this.pumping === run) this.pumping = null; }
+    const t = this.context.currentTime;
+    this.pieces = this.pieces.filter((piece) => piece.when + piece.length > t - 1);
+    const near = Math.floor(this.now() / PIECE);
+    for (const key of [...this.cache.keys()]) {
+      const k = +key.split(':')[1], looped = this.loop && (k + 1) * PIECE > this.loop[0] && k * PIECE < Math.min(this.loop[1], this.loop[0] + AHEAD);
+      if ((k < near - 1 || k > near + 5) && !looped) this.cache.delete(key);
+    }
+  }
+
+  setWaiting(waiting) { if (waiting !== this.waiting) { this.waiting = waiting; this.onchange(); } }
+
+  // Where the listener is. Between pieces (nothing to play yet) the playhead stands.
+  now() {
+    if (!this.playing || !this.context) return this.position;
+    const t = this.context.currentTime;
+    let best = this.position;
+    for (const piece of this.pieces) {
+      if (piece.run === this.run && t >= piece.when) best = piece.from + Math.min(piece.length, t - piece.when);
+    }
+    return best;
+  }
+
+  // ---- transport ------------------------------------------------------------------------------
+  async play() {
+    if (this.playing || !this.decks.size) return;
+    await this.wake();
+    if (this.playing) return;
+    this.playing = true;
+    if (this.position >= this.duration - 0.05) this.position = this.loop ? this.loop[0] : 0;
+    this.timer = setInterval(() => {
+      if (this.now() >= this.duration - 0.03) { this.pause(); this.position = this.duration; this.onchange(); return; }
+      this.pump();
+    }, 120);
+    this.jump(this.position);
+    this.onchange();
+  }
+
+  pause() {
+    this.position = this.now();
+    this.playing = false; this.waiting = false;
+    clearInterval(this.timer);
+    this.silence();
+    this.onchange();
+  }
+
+  // Fade out what is scheduled: stopping it dead would click.
+  silence() {
+    this.run++; this.pumping = null;
+    if (this.context) {
+      const t = this.context.currentTime;
+      for (const piece of this.pieces) for (const nodes of piece.nodes.values()) for (const {node, gate} of nodes) {
+        gate.gain.setTargetAtTime(0, t, FADE / 3);
+        try { node.stop(t + 2 * FADE); } catch { /* it has not begun */ }
+      }
+    }
+    this.pieces = [];
+  }
+
+  jump(to) {
+    this.silence();
+    this.position = to;
+    const grid = Math.ceil((this.context.currentTime + 0.05) * this.rate) / this.rate;
+    this.cursor = {when: grid, from: Math.round(to * this.rate) / this.rate};
+    this.heat();
+    this.pump();
+  }
+
+  seek(to) {
+    to = Math.min(Math.max(0, to), this.duration);
+    if (this.loop && (to < this.loop[0] || to > this.loop[1])) this.loopOff?.();
+    if (this.playing) this.jump(to); else this.position = to;
+    this.onchange();
+  }
+
+  setLoop(loop) {
+    this.loop = loop;
+    if (!this.playing) return;
+    const t = this.now();
+    this.jump(loop && (t < loop[0] || t >= loop[1]) ? loop[0] : t);
+  }
+
+  level(meter) {
+    if (!meter || !this.playing) return 0;
+    const x = new Float32Array(meter.fftSize);
+    meter.getFloatTimeDomainData(x);
+    let peak = 0;
+    for (const v of x) peak = Math.max(peak, Math.abs(v));
+    return peak;
+  }
+}

@@ -1,0 +1,111 @@
+"""What the page says, in a musician's words. Pure functions, no Gradio."""
+
+from __future__ import annotations
+
+import math
+
+from moises_light.ui.engine import Engine, Preset
+from moises_light.ui.jobs import Song, Take
+
+
+def clock(seconds: float) -> str:
+    """A place in a song.
+
+    >>> clock(192.4)
+    '3:12'
+    """
+    whole = max(0, math.floor(seconds + 1e-6))
+    return f"{whole // 60}:{whole % 60:02d}"
+
+
+def span(seconds: float) -> str:
+    """How long something takes, no finer than anybody can tell beforehand.
+
+    >>> span(0.4), span(42.2), span(100)
+    ('1 s', '42 s', '1 min 40 s')
+    """
+    whole = max(1, round(seconds))
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 600:
+        whole = 5 * round(whole / 5)
+        return f"{whole // 60} min" + (f" {whole % 60} s" if whole % 60 else "")
+    return f"{round(whole / 60)} min"
+
+
+def decibel(amplitude: float) -> str:
+    """An amplitude relative to full scale.
+
+    >>> decibel(0.5)
+    '−6.0 dB'
+    """
+    if amplitude < 1e-6:
+        return "silence"
+    return f"{20 * math.log10(amplitude):.1f} dB".replace("-", "−")
+
+
+def facts(song: Song) -> str:
+    """Length and level of a song, one line."""
+    return f"{clock(song.seconds)} · peak {decibel(song.peak)} · level {decibel(song.rms)}"
+
+
+def kilohertz(hertz: float) -> str:
+    """
+    >>> kilohertz(14700)
+    '14.7 kHz'
+    """
+    return f"{hertz / 1000:.1f} kHz"
+
+
+def choice(preset: Preset) -> str:
+    """A preset's line in the menu."""
+    text = f"{preset.label} · to {kilohertz(preset.cutoff)}"
+    return text if preset.available else f"{text} · no weights yet"
+
+
+def cost(engine: Engine, preset: Preset, device: str, seconds: float | None) -> str:
+    """What a preset costs on a device here, from what was measured on this machine.
+
+    Args:
+        engine: knows the speeds.
+        preset: which preset.
+        device: name of the device.
+        seconds: length of what would be separated, or `None` if there is no song yet.
+    """
+    size = f"{preset.parameters / 1e6:.1f} M parameters, hears up to {kilohertz(preset.cutoff)}."
+    if not preset.available:
+        return f"{preset.label} has no trained weights here yet, so it cannot run. {size}"
+    speed = engine.speed(preset.name, device)
+    if speed is None:
+        return f"{size} Its speed here is not measured yet; the first song will tell."
+    if seconds is None:
+        return f"{size} A minute of music takes about {span(60 * speed)} here."
+    return f"{size} This takes about {span(seconds * speed)} here."
+
+
+def running(take: Take, rate: int) -> str:
+    """How far a run is."""
+    if not take.ready:
+        return f"Listening to the first seconds with {take.preset.replace('_', ' ')} …"
+    left = take.left or 0.0
+    return (
+        f"{clock(take.ready / rate)} of {clock(take.frames / rate)} separated · "
+        f"{round(100 * take.done)} % · about {span(left)} left"
+    )
+
+
+def ended(take: Take, rate: int) -> str:
+    """How a run ended."""
+    if take.state == "stopped":
+        if not take.ready:
+            return "Stopped before there was anything to hear."
+        return f"Stopped. The first {clock(take.ready / rate)} are kept; you can use them."
+    music = take.frames / rate
+    return f"Done: {clock(music)} of music in {span(take.work)}."
+
+
+def waiting(place: int) -> str:
+    """Where in the line a run is; 1 is next."""
+    if place == 1:
+        return "Next in line: one song is being worked on before yours."
+    return f"Number {place} in line. You can listen to the original meanwhile."
