@@ -124,7 +124,7 @@ _AV_ERRORS = (av.FFmpegError, ValueError, TypeError, RuntimeError, LookupError, 
 _STATES_LENGTH = ("mov", "matroska", "asf")
 
 # Gains to left and right of a speaker, after ITU-R BS.775; the effects channel is left out, as
-# there. Speakers that are not listed go to both sides.
+# there.
 _HALF = 0.5**0.5
 _SPEAKERS = {
     "FL": (1.0, 0.0),
@@ -138,6 +138,17 @@ _SPEAKERS = {
     "BC": (0.5, 0.5),
     "FLC": (1.0, 0.0),
     "FRC": (0.0, 1.0),
+}
+
+
+# What files mean that do not name their speakers, by number of channels (FFmpeg's names).
+_SPEAKERS_OF = {
+    3: ("FL", "FR", "FC"),
+    4: ("FL", "FR", "BL", "BR"),
+    5: ("FL", "FR", "FC", "BL", "BR"),
+    6: ("FL", "FR", "FC", "LFE", "BL", "BR"),
+    7: ("FL", "FR", "FC", "LFE", "BC", "SL", "SR"),
+    8: ("FL", "FR", "FC", "LFE", "BL", "BR", "SL", "SR"),
 }
 
 
@@ -384,7 +395,7 @@ def _decode_soundfile(path: Path, warn: Warn) -> Iterator[tuple[int, np.ndarray]
             yield rate, _stereo(block)
         if not done:
             raise _Unreadable
-        _tell(path, warn, done / rate, file.frames / rate, damaged)
+        _tell(path, warn, done / rate, file.frames / rate, damaged or _cut_off(path))
 
 
 def _open_av(path: Path, stack: ExitStack) -> tuple[Any, Any]:
@@ -470,7 +481,9 @@ def _stereo(frames: np.ndarray, speakers: Sequence[str] = ()) -> np.ndarray:
         return np.repeat(frames, 2, axis=1)
     if channels == 2:
         return frames
-    gains = [_SPEAKERS.get(speaker, (0.5, 0.5)) for speaker in speakers]
+    if not set(speakers) <= set(_SPEAKERS):
+        speakers = _SPEAKERS_OF[channels]
+    gains = [_SPEAKERS[speaker] for speaker in speakers]
     return frames @ np.array(gains, dtype=np.float32)
 
 
@@ -507,6 +520,21 @@ def _tell(path: Path, warn: Warn, done: float, announced: float, damaged: bool) 
         warn(f"{path.name} is damaged: only {done:.1f} of its {announced:.1f} seconds can be read")
     elif damaged:
         warn(f"{path.name} is damaged: {done:.1f} seconds of it could be read")
+
+
+def _cut_off(path: Path) -> bool:
+    """Whether the end of a file is missing that libsndfile takes for a shorter one."""
+    with path.open("rb") as file:
+        head, size = file.read(8), path.stat().st_size
+        if head[:4] in (b"RIFF", b"FORM"):
+            announced = int.from_bytes(head[4:], "little" if head[:4] == b"RIFF" else "big") + 8
+            # a few bytes of padding may be missing; sizes near 4 GB stand for "not known"
+            return size + 8 < announced < 2**32 - 2**16
+        if head[:4] == b"OggS":  # the last page of a whole stream carries the flag 4
+            file.seek(max(size - 2**17, 0))
+            _, page, rest = file.read().rpartition(b"OggS")
+            return bool(page) and not (len(rest) > 1 and rest[1] & 4)
+    return False
 
 
 def _no_audio(path: Path) -> AudioError:

@@ -1,0 +1,86 @@
+"""How far an estimate is from its reference, in dB.
+
+Axes: `C` audio channels, `L` samples; all axes before them are kept.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+EPSILON = 1e-7
+"""Energy that is added above and below the line, so that silence has a value."""
+
+
+def sdr(reference: Tensor, estimate: Tensor) -> Tensor:
+    """Signal-to-distortion ratio over the whole track.
+
+    Energies are summed over channels and samples, then divided, once: no frames, no median, and
+    an error of level counts. Silence as the estimate gives 0 dB.
+
+    Args:
+        reference: the true source, `[..., C, L]`.
+        estimate: what a model made, of the same shape.
+
+    Shape: `[...]`, float32, dB. Where the reference is silent, 0 dB is the best that can be had.
+
+    Raises:
+        ValueError: if the shapes differ or have fewer than two axes.
+
+    Source: Sound Demixing Challenge 2023, music track; its definition and its epsilon.
+
+    >>> x = torch.ones(2, 100)
+    >>> sdr(x, 0.9 * x).round(), sdr(x, 0 * x)
+    (tensor(20.), tensor(0.))
+    """
+    _check(reference, estimate)
+    return _decibels(reference, reference - estimate)
+
+
+def si_sdr(reference: Tensor, estimate: Tensor) -> Tensor:
+    """Signal-to-distortion ratio of the best scaled reference: an error of level is free.
+
+    The scale is one number for all channels, so an error of balance counts.
+
+    Args:
+        reference: the true source, `[..., C, L]`.
+        estimate: what a model made, of the same shape.
+
+    Shape: `[...]`, float32, dB.
+
+    Raises:
+        ValueError: if the shapes differ or have fewer than two axes.
+
+    Source: Le Roux et al., "SDR - half-baked or well done?", ICASSP 2019, eq. 3; without removal
+        of the mean, as audio has none.
+
+    >>> x = torch.tensor([[1.0, 1.0, 1.0, 1.0]])
+    >>> error = torch.tensor([[0.1, -0.1, 0.1, -0.1]])
+    >>> si_sdr(x, 0.5 * (x + error)).round()
+    tensor(20.)
+    """
+    _check(reference, estimate)
+    dot = (reference * estimate).sum((-2, -1), dtype=torch.float64)
+    scale = dot / (_energy(reference) + EPSILON)
+    target = reference * scale[..., None, None].to(reference)
+    return _decibels(target, target - estimate)
+
+
+def _energy(audio: Tensor) -> Tensor:
+    # millions of squares are too many for a sum in single precision
+    return audio.square().sum((-2, -1), dtype=torch.float64)
+
+
+def _decibels(signal: Tensor, distortion: Tensor) -> Tensor:
+    ratio = (_energy(signal) + EPSILON) / (_energy(distortion) + EPSILON)
+    return (10 * ratio.log10()).float()
+
+
+def _check(reference: Tensor, estimate: Tensor) -> None:
+    if reference.shape != estimate.shape:
+        raise ValueError(
+            f"reference {list(reference.shape)} and estimate {list(estimate.shape)} "
+            f"have different shapes; cut both to the same [..., C, L]"
+        )
+    if reference.dim() < 2:
+        raise ValueError(f"the audio has the shape {list(reference.shape)}; give [..., C, L]")
