@@ -57,16 +57,18 @@ class Segment:
     finished: int
 
 
-def crossfade(length: int, overlap_length: int) -> Tensor:
+def crossfade(length: int, overlap_length: int, *, rise: bool = True, fall: bool = True) -> Tensor:
     """The weight of each sample of a segment where segments overlap.
 
     Args:
         length: samples of a segment, `l`.
         overlap_length: samples that neighbouring segments share, fewer than `length`.
+        rise: whether a segment comes before it; the first one of a song starts at full weight.
+        fall: whether one comes after it.
 
     Shape: `[l]`, float64, all above zero.
 
-    >>> crossfade(6, 2).mul(3).tolist()
+    >>> crossfade(6, 2).mul(3).round().tolist()
     [1.0, 2.0, 3.0, 3.0, 2.0, 1.0]
     """
     # Of v shared samples the k-th one (k = 1 ... v) counts (v + 1 - k) / (v + 1) in the segment
@@ -82,15 +84,19 @@ def crossfade(length: int, overlap_length: int) -> Tensor:
     #   0 ________/            \______________/            \____
     #
     # The two add up to one. Above an overlap of one half the ramps of one segment meet (a
-    # triangle is left) and three or more segments share a sample; at both ends of the song a
-    # segment stands alone. `overlap_add` divides by the sum of the weights, which serves all
-    # three cases; no weight is zero, so neither is the sum.
+    # triangle is left) and three or more segments share a sample, so `overlap_add` divides by the
+    # sum of the weights; no weight is zero, so neither is the sum.
     ramp = torch.arange(1, length + 1, dtype=torch.float64)
-    return torch.minimum(ramp, ramp.flip(0)).clamp(max=overlap_length + 1) / (overlap_length + 1)
+    weight = torch.full_like(ramp, overlap_length + 1)
+    if rise:
+        weight = torch.minimum(weight, ramp)
+    if fall:
+        weight = torch.minimum(weight, ramp.flip(0))
+    return weight / (overlap_length + 1)
 
 
 def cut(chunks: Iterable[Tensor], length: int, hops: Iterator[int]) -> Iterator[Segment]:
-    """Cut a stream into overlapping segments, each as soon as its last sample is there.
+    """Cut a stream into overlapping segments, each as soon as the song goes on behind it.
 
     Every segment is `length` samples long, also the last one: it reaches back as far as it must,
     because silence added at the end would change the level that the network normalises by. Only
@@ -102,28 +108,27 @@ def cut(chunks: Iterable[Tensor], length: int, hops: Iterator[int]) -> Iterator[
         hops: samples from each segment's start to the next one's, at most `length`, without end.
     """
     ring = torch.empty(0, length)  # the last `length` samples, the oldest at `received % length`
-    received = start = hop = 0
-    due = length  # samples that are missing to the next segment
+    received = start = 0
+    due = length  # samples that the segment at `start` still lacks
     for chunk in chunks:
         if not received:
             ring = chunk.new_empty(chunk.shape[0], length)
         while chunk.shape[-1]:
+            if not due:
+                due = next(hops)
+                audio = ring.roll(-(received % length), -1)
+                yield Segment(audio, start, context=0, finished=start + due)
+                start += due
             piece, chunk = chunk[:, :due], chunk[:, due:]
             places = torch.arange(received, received + piece.shape[-1]) % length
             ring[:, places] = piece
             received += piece.shape[-1]
             due -= piece.shape[-1]
-            if not due:
-                hop = due = next(hops)
-                audio = ring.roll(-(received % length), -1)
-                yield Segment(audio, start, context=0, finished=start + hop)
-                start += hop
-    if received < length:
-        if received:
-            yield Segment(ring[:, :received], 0, context=0, finished=received)
-    elif due < hop:  # something came after the last segment
-        audio = ring.roll(-(received % length), -1)
-        yield Segment(audio, start, context=start - (received - length), finished=received)
+    if received:
+        full = received >= length
+        audio = ring.roll(-(received % length), -1) if full else ring[:, :received]
+        context = start - (received - audio.shape[-1])
+        yield Segment(audio, start, context, finished=received)
 
 
 def batched(segments: Iterator[Segment], batch_size: int) -> Iterator[list[Segment]]:
@@ -152,17 +157,15 @@ def overlap_add(
     tail_weight = torch.empty(0)
     for segment, sources in separated:
         used = sources[..., segment.context :]
-        weight = crossfade(sources.shape[-1], overlap_length).to(used.device)
-        weight = weight[: used.shape[-1]]
+        length, done = used.shape[-1], segment.finished - segment.start
+        weight = crossfade(length, overlap_length, rise=tail is not None, fall=done < length)
+        weight = weight.to(used.device)
         total = used * weight
         if tail is not None:
             total[..., : tail.shape[-1]] += tail
             weight[: tail.shape[-1]] += tail_weight
-        done = segment.finished - segment.start
-        yield (total[..., :done] / weight[:done]).float().cpu()
         tail, tail_weight = total[..., done:].clone(), weight[done:].clone()
-    if tail is not None and tail.shape[-1]:
-        yield (tail / tail_weight).float().cpu()
+        yield (total[..., :done] / weight[:done]).float().cpu()
 
 
 def shift_offsets(shifts: int, limit: int, seed: int) -> list[int]:
@@ -310,9 +313,9 @@ class Separator:
         """Separate a song block by block.
 
         A block comes out when the segment that completes it is through the network, the first
-        one after the first segment. What is held between blocks does not grow with the song: its
-        last segment, one batch of segments with what the model made of them, and one overlap of
-        each source.
+        one after the first segment (which starts when the song goes on behind it). What is held
+        between blocks does not grow with the song: its last segment, one batch of segments with
+        what the model made of them, and one overlap of each source.
         Closing this generator, or leaving its loop, closes the iterator that the song came from.
 
         Args:
