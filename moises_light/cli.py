@@ -1,0 +1,414 @@
+"""The command line: separate files, list presets, open the page, train and evaluate.
+
+Exit codes: 0 all went well, 1 some files failed, 2 the command cannot be carried out as given,
+130 stopped with Ctrl-C.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import torch
+from tqdm import tqdm
+
+from moises_light import __version__, audio, weights
+from moises_light.config import Config, configs
+from moises_light.model import MoisesLight
+from moises_light.separation import Separator
+
+DEFAULT_PRESET = "paper_small"
+
+FORWARDED = {
+    "train": "train weights of your own",
+    "evaluate": "score weights on songs whose stems are known",
+}
+"""Commands of `moises_light.training.cli`: `add_<name>_arguments(parser)` and `<name>(args)`."""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run a command line and return its exit code."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    try:
+        args = make_parser(arguments[:1]).parse_args(arguments)
+        return args.run(args) or 0
+    except KeyboardInterrupt:
+        say("stopped")
+        return 130
+    except (ValueError, OSError) as error:
+        say(f"moises-light: {one_line(error)}")
+        return 2
+
+
+def make_parser(command: Sequence[str] = ()) -> argparse.ArgumentParser:
+    """The parser of all commands.
+
+    Args:
+        command: the first word of the command line, if there is one. The arguments of training
+            are only known when they are asked for, since they come from a package of their own.
+
+    Raises:
+        ValueError: if that command needs packages that are not installed.
+    """
+    parser = argparse.ArgumentParser(
+        prog="moises-light",
+        description="Separate music into vocals, drums, bass and other.",
+    )
+    parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
+    commands = parser.add_subparsers(metavar="COMMAND", required=True)
+    help_ = "separate songs into stems"
+    _add_separate_arguments(commands.add_parser("separate", help=help_, description=help_))
+    help_ = "list the presets: size, range, weights, quality"
+    _add_presets_arguments(commands.add_parser("presets", help=help_, description=help_))
+    help_ = "open the page in a browser"
+    _add_app_arguments(commands.add_parser("app", help=help_, description=help_))
+    for name, help_ in FORWARDED.items():
+        forwarded = commands.add_parser(name, help=help_, description=help_)
+        if name in command:
+            training = _import("moises_light.training.cli", extra="train")
+            getattr(training, f"add_{name}_arguments")(forwarded)
+            forwarded.set_defaults(run=getattr(training, name))
+    return parser
+
+
+def say(text: str) -> None:
+    """A line for the person, above the progress bar if there is one."""
+    tqdm.write(text, file=sys.stderr)
+
+
+# --------------------------------------------------------------------------- separate
+
+
+@dataclass(frozen=True)
+class Job:
+    """A song and the folder that its stems go to."""
+
+    song: Path
+    folder: Path
+
+
+def separate(args: argparse.Namespace) -> int:
+    """Separate every file; one that fails does not keep the others."""
+    model = weights.load_pretrained(args.preset, args.checkpoints)
+    separator = Separator(
+        model,
+        segment=args.segment,
+        overlap=args.overlap,
+        shifts=args.shifts,
+        batch_size=args.batch_size,
+        residual="other" if args.residual else None,
+        device=choose_device(args.device),
+    )
+    stems = choose_stems(args.stems, separator.sources)
+    failed = 0
+    music = work = 0.0
+    for job in plan(args.files, args.output):
+        name = printable(job.song)
+        try:
+            there = existing(job.folder, stems, args.format)
+            if there and not args.force:
+                say(f"{name}: skipped, {printable(there)} is there already; --force replaces it")
+                continue
+            started = time.monotonic()
+            seconds = separate_file(separator, model.audio_channels, job, stems, args.format)
+        except (ValueError, OSError, RuntimeError, MemoryError) as error:
+            failed += 1
+            text = one_line(error)
+            say(text if job.song.name in text else f"{name}: {text}")
+            continue
+        took = time.monotonic() - started
+        music, work = music + seconds, work + took
+        print(f"{name} -> {printable(job.folder)} ({describe_speed(seconds, took)})", flush=True)
+    if len(args.files) > 1 and music:
+        say(f"all: {describe_speed(music, work)}" + (f"; {failed} failed" if failed else ""))
+    return 1 if failed else 0
+
+
+def separate_file(
+    separator: Separator, channels: int, job: Job, stems: Sequence[str], format: str
+) -> float:
+    """Write the stems of one song; all of them appear, or none.
+
+    Args:
+        separator: with the network.
+        channels: of the audio that the network takes.
+        job: the song and its folder.
+        stems: names of the sources that are written.
+        format: one of `audio.FORMATS`.
+
+    Returns:
+        Seconds of music.
+
+    Raises:
+        ValueError: if the song cannot be read or the stems cannot be written.
+    """
+    info = audio.probe(job.song)
+    rate = separator.sample_rate
+    keep = [separator.sources.index(stem) for stem in stems]
+    mixture = audio.stream(job.song, rate, channels, warn=say)
+    bar = tqdm(
+        total=round(info.seconds) or None,
+        desc=printable(Path(job.folder.name))[:30],
+        bar_format="{desc} {percentage:3.0f} %|{bar}| {n:.0f} of {total:.0f} s, {remaining} left",
+        disable=not sys.stderr.isatty(),
+        leave=False,
+    )
+    with audio.StemWriter(job.folder, stems, format, rate, info.tags) as writer, bar:
+        for block in separator.blocks(mixture):
+            writer.write(block[keep])
+            bar.update(block.shape[-1] / rate)
+    if writer.gain < 1:
+        say(
+            f"{printable(job.song)}: the stems would clip, so all of them were turned down to "
+            f"{writer.gain:.3f}; --format wav32f keeps their level"
+        )
+    return writer.frames / rate
+
+
+def plan(files: Sequence[Path], output: Path) -> list[Job]:
+    """Give every song a folder of its own, named after the file.
+
+    Songs that share a name get numbers, whatever the case of their letters, since some file
+    systems do not tell it apart. A file that is named twice is separated once.
+
+    >>> [job.folder.name for job in plan([Path("a/x.mp3"), Path("b/X.wav")], Path("out"))]
+    ['x', 'X (2)']
+    """
+    jobs, taken = [], set()
+    for song in {path.absolute(): path for path in files}.values():
+        # a name such as "...mp3" has the stem "..", which is no folder of its own
+        name = stem = song.stem.strip(". ") or "track"
+        number = 1
+        while name.casefold() in taken:
+            number += 1
+            name = f"{stem} ({number})"
+        taken.add(name.casefold())
+        jobs.append(Job(song, output / name))
+    return jobs
+
+
+def existing(folder: Path, stems: Sequence[str], format: str) -> Path | None:
+    """The first of these stems that is there already."""
+    paths = (folder / f"{stem}.{audio.FORMATS[format]}" for stem in stems)
+    return next((path for path in paths if path.exists()), None)
+
+
+def choose_device(name: str) -> str:
+    """`auto` is the fastest device that is really there."""
+    if name != "auto":
+        return name
+    if torch.cuda.is_available():
+        return "cuda"
+    return "mps" if torch.backends.mps.is_available() else "cpu"
+
+
+def choose_stems(text: str | None, sources: Sequence[str]) -> list[str]:
+    """The stems of a list such as `vocals,drums`, in the network's order; all without one.
+
+    Raises:
+        ValueError: if the network has no such source.
+    """
+    if text is None:
+        return list(sources)
+    wanted = [name.strip() for name in text.split(",") if name.strip()]
+    unknown = [name for name in wanted if name not in sources]
+    if unknown or not wanted:
+        raise ValueError(
+            f"--stems {text!r}: this network gives {', '.join(sources)}; "
+            f"name some of them with commas between"
+        )
+    return [source for source in sources if source in wanted]
+
+
+def describe_speed(seconds: float, took: float) -> str:
+    """The real-time factor in words.
+
+    >>> describe_speed(180, 60)
+    '180.0 s of music in 60.0 s, 3.00 times real time'
+    """
+    factor = seconds / max(took, 1e-9)
+    return f"{seconds:.1f} s of music in {took:.1f} s, {factor:.2f} times real time"
+
+
+def printable(path: Path) -> str:
+    """A path that stays on its line and can be printed, whatever it was named."""
+    text = str(path)
+    return text if text.isprintable() else ascii(text)
+
+
+def one_line(error: BaseException) -> str:
+    """What an error says, on one line."""
+    text = " ".join(str(error).split()) or type(error).__name__
+    if isinstance(error, torch.OutOfMemoryError | MemoryError):
+        text = "not enough memory; try --batch-size 1, a shorter --segment or --device cpu"
+    return text
+
+
+def _add_separate_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.set_defaults(run=separate)
+    add = parser.add_argument
+    add("files", nargs="+", type=Path, metavar="FILE", help=f"songs: {audio.READABLE}")
+    add(
+        "-o",
+        "--output",
+        type=Path,
+        default=Path("separated"),
+        metavar="DIR",
+        help="stems go to DIR/<song>/<stem>.<extension> (default: %(default)s)",
+    )
+    add(
+        "--preset",
+        default=DEFAULT_PRESET,
+        metavar="NAME",
+        help="a preset, see `presets`, or a file of weights (default: %(default)s)",
+    )
+    add("--device", choices=("auto", "cpu", "cuda", "mps"), default="auto", help="where to compute")
+    add(
+        "--format",
+        choices=tuple(audio.FORMATS),
+        default="wav16",
+        help="of the stems (default: %(default)s)",
+    )
+    add("--stems", metavar="A,B", help="only these, for example vocals,drums")
+    add(
+        "--residual",
+        action="store_true",
+        help="what no stem claimed goes to other, so that the stems add up to the song",
+    )
+    add("--force", action="store_true", help="replace stems that are there already")
+    add(
+        "--segment",
+        type=float,
+        default=6.0,
+        metavar="SECONDS",
+        help="that the network hears at once (default: %(default)s)",
+    )
+    add(
+        "--overlap",
+        type=float,
+        default=0.25,
+        metavar="SHARE",
+        help="of a segment that the next one shares, 0 to 0.9 (default: %(default)s)",
+    )
+    add(
+        "--shifts",
+        type=int,
+        default=0,
+        metavar="N",
+        help="mean of N passes over the song: slower, a little better (default: %(default)s)",
+    )
+    add(
+        "--batch-size",
+        type=int,
+        default=1,
+        metavar="N",
+        help="segments at a time; more can help a GPU (default: %(default)s)",
+    )
+    _add_checkpoints_argument(parser)
+
+
+def _add_checkpoints_argument(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--checkpoints",
+        type=Path,
+        metavar="DIR",
+        help="where the weights are (default: MOISES_LIGHT_CHECKPOINTS, else checkpoints)",
+    )
+
+
+# --------------------------------------------------------------------------- presets
+
+
+def presets(args: argparse.Namespace) -> int:
+    """Print the table of presets."""
+    print(format_presets(weights.available(args.checkpoints)))
+    return 0
+
+
+def format_presets(available: Mapping[str, weights.Info]) -> str:
+    """The table of presets: parameters, range in kHz, weights, SDR per source from the card."""
+    rows = [["preset", "parameters", "range in kHz", "weights", "SDR on validation in dB"]]
+    for name, config in configs.items():
+        info = available.get(name)
+        where = "no" if info is None else "yes" if info.path else "on the Hub"
+        sdr = _validation_sdr(info.card) if info else {}
+        scores = ", ".join(f"{source} {value:.2f}" for source, value in sdr.items())
+        rows.append(
+            [name, f"{count_parameters(config):,}", format_range(config), where, scores or "-"]
+        )
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    lines = (
+        "  ".join(
+            cell.rjust(width) if column == 1 else cell.ljust(width)
+            for column, (cell, width) in enumerate(zip(row, widths, strict=True))
+        ).rstrip()
+        for row in rows
+    )
+    return "\n".join(lines)
+
+
+def count_parameters(config: Config) -> int:
+    """Parameters of such a network, which is not made for it."""
+    with torch.device("meta"):
+        return sum(parameter.numel() for parameter in MoisesLight(**config).parameters())
+
+
+def format_range(config: Config) -> str:
+    """What of the spectrum the network works on, in kHz.
+
+    >>> format_range(configs["paper_small"])
+    '0-14.7'
+    """
+    return f"0-{config.cutoff / 1000:.4g}"
+
+
+def _validation_sdr(card: Mapping[str, Any]) -> dict[str, float]:
+    """SDR by source; a card is free to hold something else there."""
+    sdr = card.get("sdr")
+    scores = sdr.get("validation") if isinstance(sdr, dict) else None
+    if not isinstance(scores, dict):
+        return {}
+    return {source: x for source, x in scores.items() if isinstance(x, int | float)}
+
+
+def _add_presets_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.set_defaults(run=presets)
+    _add_checkpoints_argument(parser)
+
+
+# --------------------------------------------------------------------------- the rest of the house
+
+
+def app(args: argparse.Namespace) -> int:
+    """Serve the page until Ctrl-C."""
+    ui = _import("moises_light.ui.demo", extra="app")
+    demo = ui.build_demo(args.checkpoints)
+    demo.studio.start_chores()
+    demo.launch(server_name=args.host, server_port=args.port, **ui.launch_options())
+    return 0
+
+
+def _add_app_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.set_defaults(run=app)
+    add = parser.add_argument
+    add("--host", default="127.0.0.1", help="address to listen at (default: %(default)s)")
+    add("--port", type=int, default=7860, help="port to listen at (default: %(default)s)")
+    _add_checkpoints_argument(parser)
+
+
+def _import(name: str, extra: str) -> ModuleType:
+    """Import a part of the house that not every installation has the packages for."""
+    try:
+        return importlib.import_module(name)
+    except ModuleNotFoundError as error:
+        raise ValueError(
+            f"the package {error.name} is not installed; "
+            f"pip install 'moises-light-studio[{extra}]' brings it"
+        ) from error

@@ -1,0 +1,338 @@
+"""The command line: what is written where, what it says, and its exit codes."""
+
+from __future__ import annotations
+
+import inspect
+import os
+import signal
+import subprocess
+import sys
+import time
+import types
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+import soundfile as sf
+import torch
+from torch import Tensor
+
+from moises_light import audio, cli, weights
+from moises_light.config import SOURCES, configs
+from moises_light.model import MoisesLight
+from moises_light.separation import Separator
+
+RATE = 44_100
+
+
+@pytest.fixture(autouse=True)
+def tiny(tiny_model: MoisesLight, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder to work in, with a tiny network's weights that `run` takes."""
+    monkeypatch.chdir(tmp_path)
+    for name in ("CHECKPOINTS", "REPO", "REVISION", "SHA256"):
+        monkeypatch.delenv(f"MOISES_LIGHT_{name}", raising=False)
+    path = tmp_path / "tiny.safetensors"
+    weights.save(tiny_model, path)
+    return path
+
+
+def song(path: str, seconds: float = 0.5, level: float = 0.3) -> Path:
+    """A file of noise."""
+    target = Path(path)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    noise = torch.rand(round(seconds * RATE), 2, generator=torch.Generator().manual_seed(3))
+    sf.write(target, (level * (2 * noise - 1)).numpy(), RATE)
+    return target
+
+
+def run(*arguments: str | Path) -> int:
+    """`separate` with the tiny network."""
+    common = ["--preset", "tiny.safetensors", "--segment", "0.2", "--device", "cpu"]
+    return cli.main(["separate", *map(str, arguments), *common])
+
+
+def tree(folder: str | Path) -> list[str]:
+    root = Path(folder)
+    return sorted(str(path.relative_to(root)) for path in root.rglob("*") if path.is_file())
+
+
+# --------------------------------------------------------------------------- separate
+
+
+def test_stems_go_to_a_folder_per_song_and_are_what_the_library_gives(
+    tiny_model: MoisesLight, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = song("a song.wav")
+    assert run(path, "-o", "out", "--format", "wav32f") == 0
+    assert tree("out") == [f"a song/{name}.wav" for name in sorted(SOURCES)]
+    wanted = Separator(tiny_model, segment=0.2)(audio.load(path))
+    for name, stem in zip(SOURCES, wanted, strict=True):
+        written = audio.load(f"out/a song/{name}.wav")
+        torch.testing.assert_close(written, stem, rtol=0, atol=0)
+    printed = capsys.readouterr()
+    assert printed.out.startswith(f"a song.wav -> {Path('out/a song')} (0.5 s of music in ")
+    assert "times real time)" in printed.out
+    assert printed.err == ""  # no progress bar where nobody watches
+
+
+@pytest.mark.parametrize(("name", "extension"), audio.FORMATS.items())
+def test_every_format_is_written(name: str, extension: str) -> None:
+    assert run(song("x.wav"), "-o", "out", "--format", name, "--stems", "bass, vocals") == 0
+    assert tree("out") == [f"x/bass.{extension}", f"x/vocals.{extension}"]
+
+
+def test_with_residual_the_stems_add_up_to_the_song() -> None:
+    path = song("x.flac")
+    assert run(path, "-o", "out", "--format", "wav32f", "--residual") == 0
+    total = sum(audio.load(f"out/x/{name}.wav") for name in SOURCES)
+    assert isinstance(total, Tensor)
+    torch.testing.assert_close(total, audio.load(path), rtol=0, atol=1e-6)  # float32 sums
+
+
+def test_songs_of_one_name_get_folders_of_their_own() -> None:
+    dots = song("d/dots.wav").rename("d/...wav")
+    files = song("a/song.wav"), song("b/Song.flac"), song("c/song (2).wav"), dots
+    assert run(*files, files[0], "-o", "out", "--stems", "vocals") == 0
+    assert tree("out") == [
+        "Song (2)/vocals.wav",
+        "song (2) (2)/vocals.wav",
+        "song/vocals.wav",
+        "track/vocals.wav",
+    ]
+
+
+def test_a_bad_file_costs_one_line_and_the_others_go_on(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    Path("bad.mp3").write_text("no music")
+    Path("folder").mkdir()
+    good = song("good.wav")
+    assert run("bad.mp3", "absent.wav", "folder", good, "-o", "out", "--stems", "drums") == 1
+    assert tree("out") == ["good/drums.wav"]
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == 4
+    for line, name in zip(lines, ("bad.mp3", "absent.wav", "folder", "all: "), strict=True):
+        assert name in line
+    assert lines[3].endswith("times real time; 3 failed")
+
+
+def test_what_is_there_is_kept_unless_forced(capsys: pytest.CaptureFixture[str]) -> None:
+    path = song("x.wav")
+    assert run(path, "-o", "out", "--stems", "vocals") == 0
+    stem = Path("out/x/vocals.wav")
+    stem.write_bytes(b"mine")
+    capsys.readouterr()
+    assert run(path, "-o", "out") == 0
+    assert capsys.readouterr().err == (
+        f"x.wav: skipped, {stem} is there already; --force replaces it\n"
+    )
+    assert tree("out") == ["x/vocals.wav"]
+    assert stem.read_bytes() == b"mine"
+    assert run(path, "-o", "out", "--force") == 0
+    assert tree("out") == [f"x/{name}.wav" for name in sorted(SOURCES)]
+    assert sf.info(stem).frames == sf.info(path).frames
+
+
+def test_stems_that_would_clip_are_turned_down_and_it_is_said(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    path = song("loud.wav", level=1.0)
+    stem = song("loud.wav", level=1.0)
+    sf.write(stem, sf.read(path)[0] * 30, RATE, subtype="FLOAT")
+    assert run(stem, "-o", "out", "--residual") == 0
+    assert "all of them were turned down to 0." in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--stems", "guitar"], "--stems 'guitar': this network gives vocals, drums, bass, other"),
+        (["--stems", ","], "this network gives vocals, drums, bass, other"),
+        (["--overlap", "1"], "choose a share of the segment from 0 to 0.9"),
+        (["--batch-size", "0"], "batch_size=0; choose 1 or more"),
+        (["--preset", "tiny"], "'tiny' is neither a preset (paper_large, "),
+        (["--preset", "paper_large", "--checkpoints", "none"], "paper_large has no weights"),
+        (["--preset", "absent.safetensors"], "there is no file absent.safetensors"),
+        pytest.param(
+            ["--device", "cuda"],
+            "device='cuda' is not there on this machine; choose cpu",
+            marks=pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU"),
+        ),
+    ],
+)
+def test_what_cannot_be_done_is_one_sentence_and_exit_code_2(
+    arguments: list[str], words: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    common = ["separate", str(song("x.wav")), "--preset", "tiny.safetensors"]
+    assert cli.main([*common, *arguments]) == 2
+    printed = capsys.readouterr()
+    assert words in printed.err
+    assert printed.err.startswith("moises-light: ")
+    assert printed.err.count("\n") == 1
+    assert printed.out == ""
+
+
+@pytest.mark.parametrize(
+    "arguments", [[], ["separate"], ["sing"], ["separate", "x.wav", "--format", "doc"]]
+)
+def test_a_wrong_command_line_ends_with_2(
+    arguments: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as end:
+        cli.main(arguments)
+    assert end.value.code == 2
+    assert "usage: moises-light" in capsys.readouterr().err
+
+
+def test_defaults_are_those_of_the_library() -> None:
+    args = cli.make_parser().parse_args(["separate", "x.wav"])
+    wanted = inspect.signature(Separator).parameters
+    for name in ("segment", "overlap", "shifts", "batch_size"):
+        assert getattr(args, name) == wanted[name].default
+    assert args.preset in configs
+
+
+def test_names_that_no_terminal_can_show_are_escaped() -> None:
+    assert cli.printable(Path("a\nb\udcff.wav")) == r"'a\nb\udcff.wav'"
+    assert cli.printable(Path("grün.wav")) == "grün.wav"
+
+
+def test_running_out_of_memory_is_a_sentence(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def too_much(self: Separator, mixture: object) -> Iterator[Tensor]:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate\n20 GiB")
+
+    monkeypatch.setattr(Separator, "blocks", too_much)
+    assert run(song("x.wav"), "-o", "out") == 1
+    assert capsys.readouterr().err.startswith("x.wav: not enough memory; try --batch-size 1")
+    assert not Path("out").exists()
+
+
+def test_a_song_is_never_held_whole(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What has been decoded is at most a few segments ahead of what has been written."""
+    decoded = written = ahead = 0
+    stream, write = audio.stream, audio.StemWriter.write
+
+    def counted(*args: object, **kwargs: object) -> Iterator[Tensor]:
+        nonlocal decoded
+        for block in stream(*args, **kwargs):  # type: ignore[arg-type]
+            decoded += block.shape[-1]
+            yield block
+
+    def watched(self: audio.StemWriter, block: Tensor) -> None:
+        nonlocal written, ahead
+        ahead = max(ahead, decoded - written)
+        written += block.shape[-1]
+        write(self, block)
+
+    monkeypatch.setattr(audio, "stream", counted)
+    monkeypatch.setattr(audio.StemWriter, "write", watched)
+    assert run(song("long.wav", seconds=20), "-o", "out", "--stems", "vocals") == 0
+    assert written == decoded == 20 * RATE
+    assert ahead <= audio.BLOCK + 2 * round(0.2 * RATE)
+
+
+@pytest.mark.skipif(os.name != "posix", reason="sends SIGINT")
+def test_ctrl_c_ends_with_130_and_leaves_no_half_files(tiny: Path) -> None:
+    song("long.wav", seconds=60)
+    slow = ["--segment", "0.2", "--overlap", "0.9", "--shifts", "200"]
+    command = [sys.executable, "-m", "moises_light", "separate", "long.wav", "-o", "out"]
+    process = subprocess.Popen(
+        [*command, "--preset", str(tiny), *slow],
+        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])},
+        stderr=subprocess.PIPE,
+        text=True,
+        # a shell's background job ignores SIGINT, and so would its children
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )
+    deadline = time.monotonic() + 60
+    while not list(Path().glob("out/long/.stems-*")):
+        assert process.poll() is None, "it ended before it was stopped"
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    process.send_signal(signal.SIGINT)
+    _, said = process.communicate(timeout=60)
+    assert (process.returncode, said) == (130, "stopped\n")
+    assert not Path("out/long").exists()
+
+
+# --------------------------------------------------------------------------- presets
+
+
+def test_presets_shows_what_is_computed_and_what_cards_say(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    card = {"sdr": {"validation": {"vocals": 3.456, "drums": 2, "note": "x"}, "rendered": {}}}
+    found = {
+        "paper_small": weights.Info(Path("p"), configs["paper_small"], card),
+        "paper_large": weights.Info(Path("p"), configs["paper_large"], {"sdr": "soon"}),
+        "fullband_small": weights.Info(None, configs["fullband_small"], {}),
+    }
+    monkeypatch.setattr(weights, "available", lambda folder: found)
+    assert cli.main(["presets"]) == 0
+    rows = [line.split(maxsplit=4) for line in capsys.readouterr().out.splitlines()[1:]]
+    assert [row[0] for row in rows] == list(configs)
+    assert rows[0] == ["paper_large", "4,660,592", "0-14.7", "yes", "-"]
+    assert rows[1] == ["paper_small", "2,520,592", "0-14.7", "yes", "vocals 3.46, drums 2.00"]
+    assert rows[2] == ["fullband_large", "4,948,612", "0-22.05", "no", "-"]
+    assert rows[3] == ["fullband_small", "2,824,244", "0-22.05", "on", "the Hub  -"]
+
+
+# --------------------------------------------------------------------------- the rest of the house
+
+
+def test_training_commands_are_forwarded(monkeypatch: pytest.MonkeyPatch) -> None:
+    ran = []
+    training = types.ModuleType("moises_light.training.cli")
+    for name in cli.FORWARDED:
+        setattr(
+            training,
+            f"add_{name}_arguments",
+            lambda parser, name=name: parser.add_argument(f"--of-{name}", type=int),
+        )
+        setattr(training, name, lambda args, name=name: ran.append((name, vars(args))))
+    monkeypatch.setitem(sys.modules, "moises_light.training.cli", training)
+    assert cli.main(["train", "--of-train", "3"]) == 0
+    assert cli.main(["evaluate", "--of-evaluate", "4"]) == 0
+    assert [(name, args[f"of_{name}"]) for name, args in ran] == [("train", 3), ("evaluate", 4)]
+
+
+def test_app_builds_and_launches_the_page(monkeypatch: pytest.MonkeyPatch) -> None:
+    launched = []
+
+    class Demo:
+        studio = types.SimpleNamespace(start_chores=lambda: launched.append("chores"))
+
+        def launch(self, **options: object) -> None:
+            launched.append(options)
+
+    ui = types.ModuleType("moises_light.ui.demo")
+    ui.build_demo = lambda checkpoints: launched.append(checkpoints) or Demo()  # type: ignore[attr-defined]
+    ui.launch_options = lambda: {"theme": 1}  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "moises_light.ui.demo", ui)
+    assert cli.main(["app", "--port", "7000", "--checkpoints", "here"]) == 0
+    options = {"server_name": "127.0.0.1", "server_port": 7000, "theme": 1}
+    assert launched == [Path("here"), "chores", options]
+
+
+@pytest.mark.parametrize(
+    ("command", "module", "extra"),
+    [("app", "gradio", "app"), ("train", "scipy", "train")],
+)
+def test_without_its_extra_a_command_says_what_to_install(
+    command: str,
+    module: str,
+    extra: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def absent(name: str) -> Callable[..., None]:
+        raise ModuleNotFoundError(f"No module named {module!r}", name=module)
+
+    monkeypatch.setattr(cli.importlib, "import_module", absent)
+    assert cli.main([command]) == 2
+    assert capsys.readouterr().err == (
+        f"moises-light: the package {module} is not installed; "
+        f"pip install 'moises-light-studio[{extra}]' brings it\n"
+    )
