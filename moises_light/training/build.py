@@ -13,7 +13,10 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from moises_light.training import banks
+import numpy as np
+
+from moises_light.config import SOURCES
+from moises_light.training import bands, banks, render, singing
 from moises_light.training.corpus import Corpus, Track, name_seed, write_licences, write_track
 from moises_light.training.songs import find_songs, read_song
 
@@ -95,12 +98,71 @@ def add_collages(
             say(track)
 
 
+SINGERS: tuple[tuple[str, float], ...] = (
+    ("none", 0.2),
+    ("phrases", 0.55),
+    ("notes", 0.11),
+    ("takes", 0.05),
+    ("speech", 0.09),
+)
+"""Who sings a band's vocals, and how often."""
+
+
+def draw_singer(bank: banks.Bank, rng: np.random.Generator) -> singing.Singer | None:
+    """Somebody to sing, or None for an instrumental."""
+    names, weights = zip(*SINGERS, strict=True)
+    name = names[int(rng.choice(len(names), p=np.array(weights) / sum(weights)))]
+    if name == "none":
+        return None
+    return getattr(singing, name)(bank, rng)
+
+
+def make_band(
+    corpus: Path, split: str, name: str, studio: render.Studio, seed: int, seconds: float | None
+) -> Track:
+    """Compose, play and write one band."""
+    rng = name_seed(seed, name)
+    singer = draw_singer(studio.bank, rng) or singing.Singer(None)
+    length = seconds or float(rng.uniform(40, 80))
+    score = bands.compose(
+        *(rng, length),
+        bpm=singer.bpm,
+        root=singer.root,
+        scale=singer.scale,
+        vocals=singer.sing is not None,
+        full=split == "heldout",
+    )
+    stems, material = render.render(score, studio, rng, singer.sing)
+    write_licences(corpus, render.licence_rows(material))
+    lead = any(part.role == "lead" for part in score.parts)
+    return write_track(
+        *(corpus, split, name, "band", stems),
+        present=SOURCES,
+        bandwidth=singer.bandwidth,
+        material=material,
+        tags=["lead", score.style] if lead else [score.style],
+    )
+
+
+def add_bands(
+    corpus: Path, split: str, studio: render.Studio, seed: int, count: int, say: Callable
+) -> None:
+    """Add rendered bands, one after another; those of the held-out split last 20 s."""
+    done = known_names(corpus, split)
+    for number in range(count):
+        name = f"band-{number:04d}"
+        if name not in done:
+            say(make_band(corpus, split, name, studio, seed, 20.0 if split == "heldout" else None))
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m moises_light.training.build")
     parser.add_argument("corpus", type=Path, help="folder to write")
     parser.add_argument("--songs", type=Path, action="append", default=[], help="song folders")
     parser.add_argument("--banks", type=Path, help="folder with LICENSES.tsv and samples")
     parser.add_argument("--collages", type=int, default=0, help="tracks of isolated vocals")
+    parser.add_argument("--bands", type=int, default=0, help="rendered bands")
+    parser.add_argument("--heldout", type=int, default=0, help="tracks of held-out material")
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(message)s")
@@ -121,6 +183,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
             n = options.collages
             counts = {"vocals": n, "bass": n // 4, "other": n // 3}
             add_collages(options.corpus, bank, options.seed, counts, say)
+            if options.heldout:
+                other = banks.Bank(options.banks, held_out=True)
+                write_licences(options.corpus, {sample.licence_row for sample in other.samples})
+                studio = render.Studio(other, held_out=True)
+                add_bands(options.corpus, "heldout", studio, options.seed, options.heldout, say)
+            studio = render.Studio(bank)
+            add_bands(options.corpus, "train", studio, options.seed, options.bands, say)
     except ValueError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

@@ -1,0 +1,272 @@
+"""Voices for rendered bands: phrases of real singers in their own key and tempo, single sung notes
+joined to the score's melody, speech, and speech that is made to sing."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from moises_light.training.bands import Score, pick
+from moises_light.training.banks import (
+    BANDWIDTH,
+    Bank,
+    Instrument,
+    Sample,
+    fade,
+    level_gain,
+    mix_in,
+    repitch,
+    vocal_packs,
+)
+from moises_light.training.corpus import SAMPLE_RATE
+from moises_light.training.render import Take
+from moises_light.training.songs import to_stereo
+
+_KEY = re.compile(
+    r"-_([A-G])(b|sharp)?_(minor|Major)_-_(\d+)_BPM|(\d+)_BPM_-_([A-G])(b|sharp)?_(minor|Major)"
+)
+_STEPS = {"C": 0, "D": 2, "E": 4, "F": 5, "G": 7, "A": 9, "B": 11}
+
+Sing = Callable[[Score, int, np.random.Generator], Take]
+
+
+@dataclass(frozen=True)
+class Singer:
+    """Who sings a band's vocals and what that asks of the band.
+
+    Args:
+        sing: gives dry vocals for a score and a number of samples; None for an instrumental.
+        bpm, root, scale: what the band has to keep to; None where it is free.
+        bandwidth: frequency in Hz above which the voice holds nothing, or None.
+    """
+
+    sing: Sing | None
+    bpm: float | None = None
+    root: int | None = None
+    scale: str | None = None
+    bandwidth: float | None = None
+
+
+def key_in(name: str) -> tuple[int, str, float] | None:
+    """Root, scale and tempo that a file's name states, or None.
+
+    >>> key_in("SHV_-_Fsharp_minor_-_122_BPM_-_Ah.ogg")
+    (6, 'minor', 122.0)
+    """
+    found = _KEY.search(name)
+    if found is None:
+        return None
+    a, b, c, d, e, f, g, h = found.groups()
+    letter, sign, mode, bpm = (a, b, c, d) if a else (f, g, h, e)
+    root = (_STEPS[letter] + {"b": -1, "sharp": 1}.get(sign, 0)) % 12
+    return root, mode.lower(), float(bpm)
+
+
+def phrase_packs(bank: Bank) -> dict[str, list[Sample]]:
+    """Phrases that belong together, those of one singer, key and tempo, by a name for them."""
+    packs: dict[str, list[Sample]] = {}
+    for material, samples in vocal_packs(bank).items():
+        if "producerspace" in material:
+            name = re.sub(r"_(adlib|phrase)$", "", material)
+            packs.setdefault(name, []).extend(samples)
+    return packs
+
+
+def phrases(bank: Bank, rng: np.random.Generator) -> Singer:
+    """Phrases of one pack on the beat, at times repeated as hooks; key and tempo move together."""
+    packs = phrase_packs(bank)
+    names = list(packs)
+    weights = np.array([sum(s.seconds for s in packs[n]) ** 0.7 for n in names])
+    name = names[int(rng.choice(len(names), p=weights / weights.sum()))]
+    samples = packs[name]
+    shift = int(rng.integers(-3, 4))
+    stated = key_in(samples[0].path)
+    doubled, layered = rng.random() < 0.35, rng.random() < 0.3
+
+    def sing(score: Score, frames: int, rng: np.random.Generator) -> Take:
+        bus = _string(bank, samples, score, frames, shift, rng, hooks=0.3)
+        if doubled:
+            bus += _doubles(bus, rng)
+        if layered:
+            layer = _string(bank, samples, score, frames, shift, rng, hooks=0.0, share=0.4)
+            pan = float(rng.uniform(-0.8, 0.8))
+            sides = np.array([[min(1, 1 - pan)], [min(1, 1 + pan)]], np.float32)
+            bus += layer * sides * np.float32(rng.uniform(0.25, 0.7))
+        return Take(bus, {sample.material for sample in samples})
+
+    if stated is None:
+        return Singer(sing)
+    root, scale, bpm = stated
+    tempo = bpm * 2 ** (shift / 12)
+    # half the tempo under the same phrases makes ballads and hip-hop of club vocals
+    if rng.random() < 0.3:
+        tempo /= 2
+    return Singer(sing, tempo, (root + shift) % 12, scale)
+
+
+def _string(
+    bank: Bank,
+    samples: Sequence[Sample],
+    score: Score,
+    frames: int,
+    shift: float,
+    rng: np.random.Generator,
+    hooks: float,
+    share: float = 1.0,
+) -> np.ndarray:
+    """Phrases one after another from beat to beat within the score's windows, `[2, L]`."""
+    bus = np.zeros((2, frames), np.float32)
+    beat_seconds = 60 / score.bpm
+    grid = float(pick(rng, (1.0, 2.0, 2.0, 4.0)))
+    order = rng.permutation(len(samples))
+    k = 0
+    for begin, end in score.vocal_windows:
+        beat = begin + float(pick(rng, (0.0, 0.0, 1.0, 2.0)))
+        while beat < end - 1:
+            sample = samples[order[k % len(order)]]
+            k += 1
+            repeats = (
+                int(rng.integers(2, 5)) if sample.seconds < 2.5 and rng.random() < hooks else 1
+            )
+            audio = repitch(bank.audio(sample), shift)
+            audio = to_stereo(fade(audio))
+            audio = audio * level_gain(audio, -20 + float(rng.normal(0, 1.2)))
+            beats = audio.shape[1] / SAMPLE_RATE / beat_seconds
+            for _ in range(repeats):
+                if beat >= end - 0.5:
+                    break
+                if rng.random() < share:
+                    mix_in(bus, audio, beat * beat_seconds)
+                beat += max(1.0, np.ceil(beats / grid) * grid)
+            if rng.random() < 0.25:
+                beat += grid
+    return bus
+
+
+def _doubles(bus: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Two late, slowly drifting copies to the sides."""
+    n = bus.shape[1]
+    out = np.zeros_like(bus)
+    time = np.arange(n) / SAMPLE_RATE
+    middle = bus.mean(axis=0)
+    for channel in range(2):
+        late = rng.uniform(0.012, 0.03)
+        sway = 0.0025 * np.sin(2 * np.pi * rng.uniform(0.1, 0.4) * time + rng.uniform(0, 6))
+        at = np.arange(n) - (late + sway) * SAMPLE_RATE
+        out[channel] = np.interp(at, np.arange(n), middle, left=0)
+    return out * np.float32(rng.uniform(0.3, 0.7))
+
+
+def takes(bank: Bank, rng: np.random.Generator) -> Singer | None:
+    """A whole a cappella take or choir, at its own tempo, entering with the windows."""
+    samples = [s for s in bank.under("vocals/") if s.seconds > 9 and "producerspace" not in s.path]
+    if not samples:
+        return None
+    weights = np.array([0.25 if "choir" in s.path else 1.0 for s in samples])
+    sample = samples[int(rng.choice(len(samples), p=weights / weights.sum()))]
+    shift = float(rng.uniform(-3, 3))
+
+    def sing(score: Score, frames: int, rng: np.random.Generator) -> Take:
+        bus = np.zeros((2, frames), np.float32)
+        audio = to_stereo(repitch(bank.audio(sample), shift))
+        audio = audio * level_gain(audio, -20)
+        start = int(rng.integers(max(1, audio.shape[1] // 2)))
+        for begin, end in score.vocal_windows:
+            n = int((end - begin) * 60 / score.bpm * SAMPLE_RATE)
+            piece = audio[:, start : start + n]
+            mix_in(bus, fade(piece, 0.05, 0.2), begin * 60 / score.bpm)
+            start = (start + n) % max(1, audio.shape[1] - SAMPLE_RATE)
+        return Take(bus, {sample.material})
+
+    return Singer(sing, bandwidth=bandwidth_of([sample]))
+
+
+NOTE_SINGERS = (
+    "vocals/berklee_olpc/femalevoice_",
+    "vocals/berklee_olpc/malevoice_",
+    "vocals/berklee_olpc/femalevoices_",
+    "vocals/berklee_olpc/malevoices_",
+    "vocals/vocobox/note_",
+    "vocals/vocobox/vowel_",
+)
+
+
+def notes(bank: Bank, rng: np.random.Generator) -> Singer | None:
+    """Single sung notes joined to the score's melody, note to note with short fades."""
+    groups = [prefix for prefix in NOTE_SINGERS if bank.under(prefix)]
+    if not groups:
+        return None
+    instrument = Instrument(bank, bank.under(pick(rng, groups)))
+    if not instrument:
+        return None
+    shift = float(rng.choice([0, 0, -2, 2, 3]))
+
+    def sing(score: Score, frames: int, rng: np.random.Generator) -> Take:
+        bus = np.zeros((2, frames), np.float32)
+        low, high = instrument.range
+        for part in score.parts:
+            if part.source != "vocals":
+                continue
+            for note in part.notes:
+                pitch = note.pitch
+                while pitch > high + 3:
+                    pitch -= 12
+                while pitch < low - 3:
+                    pitch += 12
+                seconds = note.length * 60 / score.bpm
+                audio = instrument.play(pitch + 0.02 * shift, note.velocity, seconds + 0.05, rng)
+                audio = fade(audio, 0.03, 0.06)
+                mix_in(
+                    bus, to_stereo(audio), max(0.0, score.time(note.start) + rng.normal(0, 0.012))
+                )
+        if rng.random() < 0.3:
+            bus += _doubles(bus, rng)
+        return Take(bus, set(instrument.material))
+
+    return Singer(sing)
+
+
+def speakers(bank: Bank) -> dict[str, list[Sample]]:
+    """Spoken clips by speaker."""
+    found: dict[str, list[Sample]] = {}
+    for sample in bank.under("speech/"):
+        found.setdefault(sample.material, []).append(sample)
+    return found
+
+
+def draw_speaker(bank: Bank, rng: np.random.Generator) -> list[Sample] | None:
+    """Clips of one speaker; those without highs come up a third as often."""
+    found = speakers(bank)
+    if not found:
+        return None
+    names = list(found)
+    weights = np.array(
+        [
+            min(60.0, sum(s.seconds for s in found[n])) * (0.3 if bandwidth_of(found[n]) else 1.0)
+            for n in names
+        ]
+    )
+    return found[names[int(rng.choice(len(names), p=weights / weights.sum()))]]
+
+
+def speech(bank: Bank, rng: np.random.Generator) -> Singer | None:
+    """Plain talk, clip after clip on the beat, the nearest to rap that there is."""
+    samples = draw_speaker(bank, rng)
+    if samples is None:
+        return None
+    shift = float(rng.uniform(-2.5, 2.5))
+
+    def sing(score: Score, frames: int, rng: np.random.Generator) -> Take:
+        bus = _string(bank, samples, score, frames, shift, rng, hooks=0.1)
+        return Take(bus, {sample.material for sample in samples})
+
+    return Singer(sing, bandwidth=bandwidth_of(samples))
+
+
+def bandwidth_of(samples: Sequence[Sample]) -> float | None:
+    """The lowest bandwidth among the samples, or None where all reach high enough."""
+    limits = [hz for s in samples for prefix, hz in BANDWIDTH.items() if s.path.startswith(prefix)]
+    return min(limits, default=None)
