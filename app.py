@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from moises_light.ui.demo import build_demo, launch_options
+from moises_light.ui.handlers import Studio
 
-demo = build_demo()
+studio = Studio()
+demo = build_demo(studio=studio)
 
 if __name__ == "__main__":
-    demo.studio.start_chores()
+    studio.start_chores()
     demo.launch(**launch_options())

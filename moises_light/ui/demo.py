@@ -3,185 +3,78 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlencode
 
 import gradio as gr
 
 from moises_light.config import SOURCES
-from moises_light.ui import jobs, words
+from moises_light.ui import jobs, plots, words
 from moises_light.ui.engine import Engine
 from moises_light.ui.handlers import EXAMPLES, PREVIEW, WHOLE, Studio, explain
-from moises_light.ui.player import StemPlayer, payload
+from moises_light.ui.player import address, payload, stem_player
 from moises_light.ui.theme import css, theme
 
 STATIC = Path(__file__).parent / "static"
-HIDDEN = "ml-hidden"
+FORMATS = [
+    ("WAV 16-bit", "wav16"),
+    ("WAV 24-bit", "wav24"),
+    ("WAV 32-bit float", "wav32f"),
+    ("FLAC", "flac"),
+    ("MP3", "mp3"),
+]
+QUIET: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
+DOWNLOAD = """(file) => {
+  if (!file || !file.url) return;
+  const link = document.createElement('a');
+  link.href = ((window.gradio_config && window.gradio_config.root) || '') + file.url;
+  link.download = file.name;
+  document.body.append(link); link.click(); link.remove();
+}"""
+WHOLE_ADDRESS = """(query) =>
+  query && query.startsWith('?') ? location.origin + location.pathname + query : query"""
 
 
-def build_demo(checkpoints: str | Path | None = None, root: Path | None = None) -> gr.Blocks:
-    """The page, ready to launch with `launch_options()`.
+def build_demo(checkpoints: str | Path | None = None, *, studio: Studio | None = None) -> gr.Blocks:
+    """The page, to be launched with `launch_options()`.
 
     Args:
         checkpoints: folder of the weights; `None` leaves it to `moises_light.weights`.
-        root: folder of the songs; `None` puts it into Gradio's temporary folder.
+        studio: what works behind the page; made from `checkpoints` by default.
     """
-    studio = Studio(Engine(checkpoints), root)
-    presets = studio.engine.presets()
-    menu = [(words.choice(preset), name) for name, preset in presets.items()]
-    runnable = [name for name, preset in presets.items() if preset.available]
-    first = runnable[0] if runnable else next(iter(presets))
-    devices = [(device.label, device.name) for device in studio.engine.devices]
-
+    studio = studio or Studio(Engine(checkpoints))
     with gr.Blocks(
         title="Moises-Light Studio",
         analytics_enabled=False,
         fill_width=True,
-        delete_cache=(600, 3600),
+        delete_cache=(600, 7200),
     ) as demo:
-        token = gr.State(None, time_to_live=3600)
+        token = gr.State(None, time_to_live=7200)
         gr.HTML((STATIC / "header.html").read_text(encoding="utf-8"), apply_default_css=False)
         with gr.Row(elem_id="studio", equal_height=False):
             with gr.Column(scale=0, min_width=320, elem_id="desk"):
-                upload = gr.File(label="Song", elem_id="song", height=128, type="filepath")
-                with gr.Row(elem_classes="ml-either"):
-                    example = gr.Button("Try the example", elem_id="example", size="sm")
-                    record_toggle = gr.Button("Record", elem_id="record-toggle", size="sm")
-                record = gr.Audio(
-                    sources=["microphone"],
-                    type="filepath",
-                    label="Recording",
-                    visible="hidden",
-                    editable=False,
-                    buttons=[],
-                    elem_id="record",
-                )
-                preset = gr.Dropdown(
-                    menu, value=first, label="Preset", elem_id="preset", filterable=False
-                )
-                device = gr.Radio(devices, value=devices[0][1], label="Runs on", elem_id="device")
-                extent = gr.Radio([WHOLE, PREVIEW], value=WHOLE, label="How much", elem_id="extent")
-                place = gr.Slider(
-                    0,
-                    600,
-                    0,
-                    step=1,
-                    label="The preview starts at (s)",
-                    elem_id="place",
-                    visible="hidden",
-                )
-                residual = gr.Checkbox(
-                    False,
-                    label="Put what no stem claims into “other”",
-                    elem_id="residual",
-                    info="Then the four stems add up to the song exactly.",
-                )
-                price = gr.Markdown(
-                    words.cost(studio.engine, presets[first], devices[0][1], None), elem_id="price"
-                )
-                go = gr.Button(
-                    "Separate", variant="primary", elem_id="go", size="lg", interactive=False
-                )
-                stop = gr.Button("Stop", elem_id="stop", elem_classes=HIDDEN)
+                desk = _desk(studio)
             with gr.Column(scale=1, min_width=300, elem_id="stage"):
-                player = StemPlayer(elem_id="player")
-
-        # ---------------------------------------------------------------- what calls what
-
-        def quote(name: str, on: str, song_token: str | None, how_much: str) -> tuple[str, Any]:
-            known = studio.engine.presets()[name]
-            song = jobs.load_song(studio.root, song_token)
-            seconds = None
-            if song is not None:
-                seconds = studio.extent(song, how_much, 0)[1] / jobs.SAMPLE_RATE
-            text = words.cost(studio.engine, known, on, seconds)
-            return text, gr.update(interactive=known.available and song is not None)
-
-        def arrive(path: str | None, name: str, on: str, how_much: str, origin: str) -> list[Any]:
-            song = studio.open_song(path, origin)
-            latest = max(0, int(song.seconds) - 30)
-            slider = gr.update(maximum=max(1, latest), value=min(latest, int(song.seconds / 3)))
-            text = "Listen to the original, or press Separate."
-            return [
-                song.token,
-                payload(song, text=text),
-                slider,
-                *quote(name, on, song.token, how_much),
-            ]
-
-        def separate_a(
-            song_token: str, name: str, on: str, how_much: str, at: float, rest: bool
-        ) -> Iterator[tuple[Any, Any]]:
-            song = studio.song(song_token)
-            start, frames = studio.extent(song, how_much, at)
-            jobs.forget(song, "b")
-            yield from follow(song, "a", name, on, start, frames, rest)
-
-        def follow(
-            song: jobs.Song, slot: str, name: str, on: str, start: int, frames: int, rest: bool
-        ) -> Iterator[tuple[Any, Any]]:
-            try:
-                for phase, text, take in studio.separate(song, slot, name, on, start, frames, rest):
-                    busy = phase in ("queued", "running")
-                    yield (
-                        studio.show(song, slot, phase, text, take),
-                        gr.update(interactive=not busy),
-                    )
-            except Exception as error:
-                shown = explain(error)
-                kept = jobs.load_takes(song)
-                yield (
-                    payload(song, kept, phase="failed", text=str(shown.message)),
-                    gr.update(interactive=True),
-                )
-                raise shown from error
-
-        arrival = [token, player, place, price, go]
-        settings = [preset, device, extent]
-        quiet = {"show_progress": "hidden", "api_visibility": "private"}
-        for event, source, origin in (
-            (upload.upload, upload, "upload"),
-            (record.stop_recording, record, "recording"),
-        ):
-            event(
-                lambda path, *s, origin=origin: arrive(path, *s, origin),
-                [source, *settings],
-                arrival,
-                concurrency_limit=4,
-                **quiet,
-            ).then(lambda: None, None, source, **quiet)
-        example.click(
-            lambda *s: arrive(str(EXAMPLES / "lithium.mp3"), *s, "example"),
-            settings,
-            arrival,
-            concurrency_limit=4,
-            **quiet,
-        )
-        record_toggle.click(lambda: gr.update(visible=True), None, record, queue=False, **quiet)
-        for control in settings:
-            control.change(
-                quote, [preset, device, token, extent], [price, go], queue=False, **quiet
-            )
-        extent.change(
-            lambda how: gr.update(visible=True if how == PREVIEW else "hidden"),
-            extent,
-            place,
-            queue=False,
-            **quiet,
-        )
-        go.click(
-            separate_a,
-            [token, preset, device, extent, place, residual],
-            [player, go],
-            concurrency_limit=20,
-            concurrency_id="separate",
-            **quiet,
-        ).then(quote, [preset, device, token, extent], [price, go], **quiet)
-        stop.click(studio.stop, token, None, queue=False, **quiet)
-
+                player = stem_player(elem_id="player")
+                with gr.Tabs(elem_id="tabs") as tabs:
+                    away = _take_away_tab(studio, token)
+                    views = _views_tab(studio, token)
+                    compare = _compare_tab(studio)
+                    _share_tab(studio, token, desk, compare, views)
+                    with gr.Tab("About", id="about"):
+                        gr.Markdown(
+                            (STATIC / "about.md")
+                            .read_text(encoding="utf-8")
+                            .replace("{table}", words.table(studio.engine.presets())),
+                            elem_classes="ml-prose",
+                        )
+        _wire_song(studio, token, player, desk, compare, views)
+        _wire_runs(studio, token, player, desk, compare, views, away)
+        _wire_links(studio, demo, token, player, desk, compare, views, tabs)
+        _programs(studio)
     demo.queue(max_size=16, default_concurrency_limit=4)
-    demo.studio = studio
     return demo
 
 
@@ -197,3 +90,575 @@ def launch_options() -> dict[str, Any]:
         "footer_links": ["api"],
         "mcp_server": os.environ.get("MOISES_LIGHT_MCP") == "1",
     }
+
+
+# ------------------------------------------------------------------------- what is where
+
+Parts = dict[str, Any]
+
+
+def _desk(studio: Studio) -> Parts:
+    """What comes in, and how it shall be worked on."""
+    presets = studio.engine.presets()
+    first = next((p for p in presets.values() if p.available), next(iter(presets.values())))
+    devices = [(device.label, device.name) for device in studio.engine.devices]
+    desk: Parts = {}
+    desk["upload"] = gr.File(label="Song", elem_id="song", height=128, type="filepath")
+    with gr.Row(elem_classes="ml-either"):
+        desk["example"] = gr.Button("Try the example", elem_id="example", size="sm", min_width=100)
+        desk["recorder"] = gr.Button("Record", elem_id="recorder", size="sm", min_width=100)
+    desk["record"] = gr.Audio(
+        sources=["microphone"],
+        type="filepath",
+        label="Recording",
+        visible="hidden",
+        editable=False,
+        buttons=[],
+        elem_id="record",
+    )
+    with gr.Group(elem_id="settings"):
+        desk["preset"] = gr.Dropdown(
+            [(words.choice(preset), name) for name, preset in presets.items()],
+            value=first.name,
+            label="Preset",
+            elem_id="preset",
+            filterable=False,
+        )
+        desk["device"] = gr.Radio(devices, value=devices[0][1], label="Runs on", elem_id="device")
+        desk["extent"] = gr.Radio([WHOLE, PREVIEW], value=WHOLE, label="How much", elem_id="extent")
+        desk["place"] = gr.Slider(
+            0, 600, 0, step=1, label="Preview from (s)", elem_id="place", visible="hidden"
+        )
+        desk["residual"] = gr.Checkbox(
+            False,
+            label="Put what no stem claims into “other”",
+            info="Then the four stems add up to the song exactly.",
+            elem_id="residual",
+        )
+    desk["price"] = gr.Markdown(
+        words.cost(studio.engine, first, devices[0][1], None), elem_id="price"
+    )
+    desk["go"] = gr.Button(
+        "Separate", variant="primary", elem_id="go", size="lg", interactive=False
+    )
+    desk["stop"] = gr.Button("Stop", elem_id="stop", elem_classes="ml-hidden")
+    return desk
+
+
+def _invitation(text: str) -> None:
+    """What an empty tab says."""
+    gr.HTML(f'<p class="ml-invitation">{text}</p>', apply_default_css=False)
+
+
+def _take_away_tab(studio: Studio, token: gr.State) -> Parts:
+    buttons: list[tuple[gr.Button, str]] = []
+    with gr.Tab("Take away", id="away"):
+        _invitation("Separate a song, and its stems wait here: single, zipped, or as your own mix.")
+        with gr.Column(elem_classes="ml-result"):
+            with gr.Row(elem_classes="ml-line"):
+                format = gr.Dropdown(
+                    FORMATS, value="wav16", label="Format", elem_id="format", filterable=False
+                )
+                slot = gr.Radio(
+                    [("A", "a"), ("B", "b")],
+                    value="a",
+                    label="From",
+                    elem_id="slot",
+                    visible="hidden",
+                )
+            with gr.Row(elem_classes="ml-grid"):
+                for name in SOURCES:
+                    label = f"{name.capitalize()}"
+                    buttons.append((gr.Button(label, elem_id=f"take-{name}", min_width=110), name))
+            with gr.Row(elem_classes="ml-grid"):
+                for label, what, hint in (
+                    ("All stems (zip)", "all", "take-all"),
+                    ("Your mix", "mix", "take-mix"),
+                    ("Karaoke", "karaoke", "take-karaoke"),
+                    ("Drumless", "drumless", "take-drumless"),
+                ):
+                    buttons.append((gr.Button(label, elem_id=hint, min_width=110), what))
+            note = gr.Markdown(
+                "*Your mix* follows the faders above. *Karaoke* is the song without its vocals, "
+                "*drumless* without its drums.",
+                elem_id="take-note",
+                elem_classes="ml-small",
+            )
+            faders = gr.JSON(visible="hidden", label="Faders")
+            file = gr.JSON(visible="hidden", label="File")
+
+    def take_away(what: str) -> Callable[..., tuple[dict[str, str], str]]:
+        def write(song: str, slot: str, format: str, faders: Any) -> tuple[dict[str, str], str]:
+            export = studio.export(song, slot, what, format, faders if what == "mix" else None)
+            name = export.path.name
+            return (
+                {"url": address(export.path), "name": name},
+                f"{name} is ready. {words.turned_down(export.gain)}",
+            )
+
+        return write
+
+    for button, what in buttons:
+        button.click(
+            take_away(what),
+            [token, slot, format, faders],
+            [file, note],
+            js="(token, slot, format) => [token, slot, format, window.studio.faders()]",
+            concurrency_limit=2,
+            concurrency_id="export",
+            show_progress="minimal",
+            show_progress_on=[button],
+            api_visibility="private",
+        ).then(None, file, None, js=DOWNLOAD)
+    return {"slot": slot}
+
+
+def _views_tab(studio: Studio, token: gr.State) -> Parts:
+    with gr.Tab("Views", id="views") as tab:
+        _invitation("Drop a song to see its spectrogram, and what the network makes of it.")
+        with gr.Column(elem_classes="ml-song-needed"):
+            view = gr.Radio(
+                [("Song", "song")], value="song", show_label=False, label="Picture", elem_id="views"
+            )
+            plot = gr.Plot(show_label=False, label="Picture", elem_id="view")
+            gr.Markdown(
+                "Frequency is logarithmic, the line is the playhead, a click seeks. A *mask* is "
+                "the share of each moment and frequency that the network gave to a stem.",
+                elem_classes="ml-small",
+            )
+    return {"tab": tab, "view": view, "plot": plot, "seen": gr.State(False)}
+
+
+def _compare_tab(studio: Studio) -> Parts:
+    presets = studio.engine.presets()
+    runnable = [(words.choice(p), p.name) for p in presets.values() if p.available]
+    with gr.Tab("Compare", id="compare"):
+        if len(runnable) < 2:
+            only = (
+                f"Only {runnable[0][0]} has weights here" if runnable else "No preset has weights"
+            )
+            _invitation(f"{only}, so there is nothing to compare with yet.")
+        else:
+            _invitation("Separate a song first; then hear a second preset at the same playhead.")
+        with gr.Column(
+            elem_classes="ml-result" if len(runnable) > 1 else "ml-hidden", elem_id="compare"
+        ):
+            gr.Markdown(
+                "Separate the same part of the song with a second preset. Then switch between A "
+                "and B while it plays, listen blind, or hear only what differs."
+            )
+            with gr.Row(elem_classes="ml-line"):
+                preset = gr.Dropdown(
+                    runnable,
+                    value=runnable[1][1] if len(runnable) > 1 else None,
+                    label="Preset B",
+                    elem_id="preset-b",
+                    filterable=False,
+                )
+                go = gr.Button("Separate with B", elem_id="go-b", variant="primary", min_width=160)
+            price = gr.Markdown("", elem_id="price-b", elem_classes="ml-small")
+    return {"preset": preset, "go": go, "price": price}
+
+
+def _share_tab(studio: Studio, token: gr.State, desk: Parts, compare: Parts, views: Parts) -> None:
+    days = f"{studio.shares.days:g} {'day' if studio.shares.days == 1 else 'days'}"
+    with gr.Tab("Share", id="share"):
+        with gr.Column(elem_classes="ml-result"):
+            gr.Markdown(
+                f"**This result.** Whoever has the link can listen to the song and its stems, "
+                f"download them, and see its name, for {days}. Nobody finds it without the link. "
+                f"It is stored as 16-bit FLAC. Share only what you may share."
+            )
+            make = gr.Button("Create a link to this result", elem_id="share-make")
+            link = gr.Textbox(
+                label="Link",
+                elem_id="share-link",
+                buttons=["copy"],
+                interactive=False,
+                visible="hidden",
+            )
+            until = gr.Markdown("", elem_id="share-until", elem_classes="ml-small")
+            delete_link = gr.Textbox(
+                label="Your link to delete it (keep it to yourself)",
+                elem_id="share-delete-link",
+                buttons=["copy"],
+                interactive=False,
+                visible="hidden",
+            )
+            delete = gr.Button("Delete it now", elem_id="share-delete", visible="hidden", size="sm")
+        gr.Markdown(
+            "**Only the settings.** This link opens the page with these presets; no song is in it. "
+            "You can write it by hand: `?preset=…&preset_b=…&view=…&example=lithium`."
+        )
+        settings = gr.Textbox(
+            label="Link to the settings",
+            elem_id="settings-link",
+            buttons=["copy"],
+            interactive=False,
+        )
+    made = gr.State(None)
+    hidden = gr.update(visible="hidden")
+
+    def create(song_token: str) -> tuple[Any, ...]:
+        song = studio.song(song_token)
+        try:
+            link = studio.shares.create(song, jobs.load_takes(song))
+        except Exception as error:
+            raise explain(error) from error
+        query = f"?r={link.token}"
+        return (
+            gr.update(value=query, visible=True),
+            f"It works until {words.until(link.expires)}.",
+            gr.update(value=f"{query}&delete={link.key}", visible=True),
+            gr.update(visible=True),
+            (link.token, link.key),
+        )
+
+    def remove(made: tuple[str, str] | None) -> tuple[Any, ...]:
+        if not made or not studio.unshare(*made):
+            raise gr.Error("This link is already gone.")
+        return hidden, "The link is deleted; nobody can open it any more.", hidden, hidden, None
+
+    outputs = [link, until, delete_link, delete, made]
+    done = make.click(
+        create,
+        token,
+        outputs,
+        concurrency_limit=2,
+        show_progress_on=[make],
+        api_visibility="private",
+    )
+    for box in (link, delete_link):
+        done.then(None, box, box, js=WHOLE_ADDRESS)
+    delete.click(remove, made, outputs, **QUIET)
+
+    def write_settings(preset: str, preset_b: str | None, view: str) -> str:
+        query = {"preset": preset, "preset_b": preset_b, "view": view if view != "song" else None}
+        return "?" + urlencode({key: value for key, value in query.items() if value})
+
+    inputs = [desk["preset"], compare["preset"], views["view"]]
+    for control in inputs:
+        control.change(write_settings, inputs, settings, queue=False, **QUIET).then(
+            None, settings, settings, js=WHOLE_ADDRESS
+        )
+
+
+# ------------------------------------------------------------------------- what calls what
+
+
+def _quote(studio: Studio) -> Callable[..., tuple[Any, Any]]:
+    """What a run would cost, and whether it can start."""
+
+    def quote(preset: str, device: str, token: str | None, extent: str) -> tuple[str, Any]:
+        known = studio.engine.presets()[preset]
+        song = jobs.load_song(studio.root, token)
+        seconds = None
+        if song is not None:
+            seconds = studio.extent(song, extent, 0)[1] / jobs.SAMPLE_RATE
+        text = words.cost(studio.engine, known, device, seconds)
+        return text, gr.update(interactive=known.available and song is not None)
+
+    return quote
+
+
+def _wire_song(
+    studio: Studio, token: gr.State, player: gr.HTML, desk: Parts, compare: Parts, views: Parts
+) -> None:
+    quote = _quote(studio)
+    settings = [desk["preset"], desk["device"], desk["extent"]]
+
+    def arrive(
+        path: str | None, preset: str, device: str, extent: str, *, origin: str
+    ) -> list[Any]:
+        song = studio.open_song(path, origin)
+        latest = max(1, int(song.seconds - 30))
+        place = gr.update(maximum=latest, value=min(latest, int(song.seconds / 3)))
+        text = song.warning or "Listen to the original, or press Separate."
+        return [
+            song.token,
+            payload(song, text=text),
+            place,
+            *quote(preset, device, song.token, extent),
+            gr.update(choices=plots.choices([]), value="song"),
+        ]
+
+    arrival = [token, player, desk["place"], desk["price"], desk["go"], views["view"]]
+    upload, record = desk["upload"], desk["record"]
+    for event, source, origin in (
+        (upload.upload, upload, "upload"),
+        (record.stop_recording, record, "recording"),
+    ):
+        # the field is emptied once the song is in, and takes the next one
+        event(
+            lambda path, *rest, origin=origin: arrive(path, *rest, origin=origin),
+            [source, *settings],
+            arrival,
+            concurrency_limit=4,
+            concurrency_id="decode",
+            show_progress_on=[source],
+            api_visibility="private",
+        ).then(lambda: None, None, source, **QUIET)
+    desk["example"].click(
+        lambda *rest: arrive(str(EXAMPLES / "lithium.mp3"), *rest, origin="example"),
+        settings,
+        arrival,
+        concurrency_limit=4,
+        concurrency_id="decode",
+        **QUIET,
+    )
+    desk["recorder"].click(lambda: gr.update(visible=True), None, record, queue=False, **QUIET)
+    asked = [desk["preset"], desk["device"], token, desk["extent"]]
+    for control in settings:
+        control.change(quote, asked, [desk["price"], desk["go"]], queue=False, **QUIET)
+    desk["extent"].change(
+        lambda extent: gr.update(visible=True if extent == PREVIEW else "hidden"),
+        desk["extent"],
+        desk["place"],
+        queue=False,
+        **QUIET,
+    )
+
+
+def _wire_runs(
+    studio: Studio,
+    token: gr.State,
+    player: gr.HTML,
+    desk: Parts,
+    compare: Parts,
+    views: Parts,
+    away: Parts,
+) -> None:
+    idle, busy = gr.update(interactive=True), gr.update(interactive=False)
+
+    def follow(
+        song: jobs.Song, slot: str, preset: str, device: str, part: tuple[int, int], rest: bool
+    ) -> Iterator[tuple[Any, ...]]:
+        """The player's values while a take grows, and both buttons."""
+        try:
+            for phase, text, take in studio.separate(song, slot, preset, device, *part, rest):
+                button = busy if phase in ("queued", "running") else idle
+                yield song.token, studio.show(song, slot, phase, text, take), button, button
+        except Exception as error:
+            shown = explain(error)
+            failed = payload(
+                song, jobs.load_takes(song), phase="failed", text=str(shown.message), slot=slot
+            )
+            yield song.token, failed, idle, idle
+
+    def separate_a(
+        token: str, preset: str, device: str, extent: str, at: float, rest: bool
+    ) -> Iterator[tuple[Any, ...]]:
+        song = studio.own(studio.song(token))
+        jobs.forget(song, "b")
+        yield from follow(song, "a", preset, device, studio.extent(song, extent, at), rest)
+
+    def separate_b(token: str, preset: str, device: str, rest: bool) -> Iterator[tuple[Any, ...]]:
+        song = studio.song(token)
+        first = studio.take(song, "a")
+        song = studio.own(song, "a")
+        yield from follow(song, "b", preset, device, (first.start, first.ready), rest)
+
+    def after(token: str | None, view: str, seen: bool) -> tuple[Any, ...]:
+        """What else of the page follows from a new result."""
+        song = jobs.load_song(studio.root, token)
+        takes = jobs.load_takes(song) if song else []
+        choices = plots.choices(takes)
+        if view not in [name for _, name in choices]:
+            view = "song"
+        both = len(takes) > 1
+        return (
+            gr.update(choices=choices, value=view),
+            studio.look(token, view) if seen else gr.skip(),
+            gr.update(visible=True if both else "hidden", value=gr.skip() if both else "a"),
+        )
+
+    outputs = [token, player, desk["go"], compare["go"]]
+    rest = [token, views["view"], views["seen"]]
+    shown = [views["view"], views["plot"], away["slot"]]
+    quoted = [desk["preset"], desk["device"], token, desk["extent"]]
+    runs: dict[str, Any] = {"concurrency_limit": 20, "concurrency_id": "separate", **QUIET}
+    desk["go"].click(
+        separate_a,
+        [token, *(desk[name] for name in ("preset", "device", "extent", "place", "residual"))],
+        outputs,
+        **runs,
+    ).then(after, rest, shown, **QUIET).then(
+        _quote(studio), quoted, [desk["price"], desk["go"]], **QUIET
+    )
+    compare["go"].click(
+        separate_b, [token, compare["preset"], desk["device"], desk["residual"]], outputs, **runs
+    ).then(after, rest, shown, **QUIET)
+    desk["stop"].click(studio.stop, token, None, queue=False, **QUIET)
+
+    def price_b(token: str | None, preset: str | None, device: str) -> str:
+        song = jobs.load_song(studio.root, token)
+        if song is None or preset is None:
+            return ""
+        take = jobs.load_take(song, "a")
+        seconds = take.ready / jobs.SAMPLE_RATE if take else None
+        return words.cost(studio.engine, studio.engine.presets()[preset], device, seconds)
+
+    priced = [token, compare["preset"], desk["device"]]
+    for control in (compare["preset"], token):
+        control.change(price_b, priced, compare["price"], queue=False, **QUIET)
+
+    # a picture is drawn and sent when somebody looks
+    views["tab"].select(
+        lambda token, view: (studio.look(token, view), True),
+        [token, views["view"]],
+        [views["plot"], views["seen"]],
+        show_progress="minimal",
+        api_visibility="private",
+    )
+    views["view"].input(
+        studio.look,
+        [token, views["view"]],
+        views["plot"],
+        show_progress="minimal",
+        api_visibility="private",
+    )
+    token.change(
+        lambda token, seen: studio.look(token, "song") if seen else gr.skip(),
+        [token, views["seen"]],
+        views["plot"],
+        **QUIET,
+    )
+
+
+def _wire_links(
+    studio: Studio,
+    demo: gr.Blocks,
+    token: gr.State,
+    player: gr.HTML,
+    desk: Parts,
+    compare: Parts,
+    views: Parts,
+    tabs: gr.Tabs,
+) -> None:
+    def arrive(request: gr.Request) -> Iterator[tuple[Any, ...]]:
+        """What the page's address asks for: settings, a result, or its deletion."""
+        asked = {key: str(value) for key, value in dict(request.query_params).items()}
+        presets = studio.engine.presets()
+        keep = gr.skip()
+        preset = asked["preset"] if asked.get("preset") in presets else keep
+        runnable = [name for name, known in presets.items() if known.available]
+        preset_b = asked["preset_b"] if asked.get("preset_b") in runnable else keep
+        view = asked.get("view", "")
+        tab = gr.update(selected="views") if view in plots.VIEWS else keep
+        link = asked.get("r")
+        if link and asked.get("delete"):
+            if studio.unshare(link, asked["delete"]):
+                gr.Info("The link is deleted; nobody can open it any more.")
+            else:
+                gr.Warning("This link is already gone, or it is not yours to delete.")
+        elif link:
+            yield keep, {"opening": "Opening a shared song …"}, keep, keep, keep, keep, keep
+            try:
+                song = studio.shares.open(link, studio.root)
+            except Exception as error:
+                text = explain(error).message
+                yield keep, {"opening": "", "trouble": text}, preset, preset_b, keep, keep, keep
+                return
+            takes = jobs.load_takes(song)
+            result = studio.shares.look(link) or {"expires": 0}
+            text = f"A shared result, here until {words.until(result['expires'])}."
+            yield (
+                song.token,
+                payload(song, takes, phase="finished", text=text),
+                takes[0].preset,
+                takes[1].preset if len(takes) > 1 else preset_b,
+                gr.update(
+                    choices=plots.choices(takes), value=view if view in plots.VIEWS else "song"
+                ),
+                tab,
+                gr.update(interactive=True),
+            )
+            return
+        elif asked.get("example") == "lithium":
+            song = studio.open_song(str(EXAMPLES / "lithium.mp3"), "example")
+            text = "Listen to the original, or press Separate."
+            go = gr.update(interactive=bool(runnable))
+            yield song.token, payload(song, text=text), preset, preset_b, keep, tab, go
+            return
+        yield keep, keep, preset, preset_b, keep, tab, keep
+
+    demo.load(
+        arrive,
+        None,
+        [token, player, desk["preset"], compare["preset"], views["view"], tabs, desk["go"]],
+        concurrency_limit=4,
+        concurrency_id="decode",
+        **QUIET,
+    )
+
+
+# ------------------------------------------------------------------------- for programs
+
+
+def _programs(studio: Studio) -> None:
+    """Named endpoints for `gradio_client`, `curl` and MCP."""
+    presets = [name for name, preset in studio.engine.presets().items() if preset.available]
+    devices = [device.name for device in studio.engine.devices]
+
+    def separate(
+        song: str, preset: str = "", device: str = "", format: str = "wav16", residual: bool = False
+    ) -> list[str]:
+        """Separate a song into its stems.
+
+        Args:
+            song: an audio file.
+            preset: name of a preset that has weights, see `presets`; empty for the first.
+            device: "cpu", "cuda" or "mps"; empty for the fastest that there is.
+            format: "wav16", "wav24", "wav32f", "flac" or "mp3".
+            residual: whether what no stem claims goes to "other".
+
+        Returns:
+            One file per stem: vocals, drums, bass, other.
+        """
+        opened = studio.open_song(song)
+        try:
+            take = None
+            for _, _, take in studio.separate(  # noqa: B007
+                opened,
+                "a",
+                preset or (presets[0] if presets else "paper_small"),
+                device or devices[0],
+                0,
+                opened.frames,
+                residual,
+            ):
+                pass
+        except Exception as error:
+            raise explain(error) from error
+        names = take.sources if take else ()
+        return [str(studio.export(opened.token, "a", name, format).path) for name in names]
+
+    def list_presets() -> dict[str, Any]:
+        """All presets: their size, range, whether they have weights, and their scores."""
+        return {
+            name: {
+                "parameters": preset.parameters,
+                "cutoff_hz": preset.cutoff,
+                "available": preset.available,
+                "sdr": preset.sdr,
+            }
+            for name, preset in studio.engine.presets().items()
+        }
+
+    with gr.Row(visible=False):
+        file = gr.File(label="song", type="filepath")
+        names = [gr.Textbox(label="preset"), gr.Textbox(label="device")]
+        format = gr.Textbox("wav16", label="format")
+        residual = gr.Checkbox(False, label="residual")
+        files = gr.File(label="stems", file_count="multiple")
+        answer = gr.JSON(label="presets")
+        trigger, ask = gr.Button(), gr.Button()
+    trigger.click(
+        separate,
+        [file, *names, format, residual],
+        files,
+        api_name="separate",
+        concurrency_limit=20,
+        concurrency_id="separate",
+    )
+    ask.click(list_presets, None, answer, api_name="presets", queue=False)

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import logging
+import os
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -25,19 +26,18 @@ log = logging.getLogger(__name__)
 
 F = TypeVar("F", bound=Callable[..., Any])
 
-try:  # on a ZeroGPU Space a function asks for the GPU while it runs; elsewhere it just runs
+ZERO_GPU = os.environ.get("SPACES_ZERO_GPU", "").lower() in ("1", "t", "true")
+"""Whether this is a ZeroGPU Space, where a function asks for the GPU while it runs."""
+
+try:
     import spaces
-
-    ZERO_GPU = bool(getattr(spaces.config.Config, "zero_gpu", False))
-
-    def _gpu(duration: Callable[..., int]) -> Callable[[F], F]:
-        return spaces.GPU(duration=duration)
-
 except ImportError:
-    ZERO_GPU = False
+    spaces = None
 
-    def _gpu(duration: Callable[..., int]) -> Callable[[F], F]:
-        return lambda function: function
+
+def _on_gpu(function: F, duration: Callable[..., int]) -> F:
+    """The function as ZeroGPU wants it; elsewhere the function itself."""
+    return spaces.GPU(duration=duration)(function) if ZERO_GPU else function
 
 
 @dataclass(frozen=True)
@@ -132,7 +132,7 @@ def _blocks(
     start: int,
     frames: int,
     residual: bool,
-) -> Iterator[np.ndarray]:
+) -> Generator[np.ndarray, None, None]:
     """Stems `[S, C, n]` of a part of a decoded song; only plain values cross to a GPU worker."""
     separator = load_separator(folder, preset, device, residual)
     song = jobs.Song(Path(path).parent, "", 0, 0.0, 0.0)
@@ -141,7 +141,7 @@ def _blocks(
         yield block.float().cpu().numpy()
 
 
-_blocks_on_gpu = _gpu(duration=_seconds_of_gpu)(_blocks)
+_blocks_on_gpu = _on_gpu(_blocks, _seconds_of_gpu)
 
 
 class Engine:

@@ -15,16 +15,16 @@ from typing import Any
 import gradio as gr
 from gradio.utils import get_upload_folder
 
-from moises_light.audio import AudioError
 from moises_light.config import configs
-from moises_light.ui import jobs, words
+from moises_light.ui import export, jobs, plots, words
 from moises_light.ui.engine import Engine
 from moises_light.ui.player import payload
+from moises_light.ui.share import Shares
 
 log = logging.getLogger(__name__)
 
 PREVIEW_SECONDS = 30.0
-KEEP_SECONDS = 3600.0
+KEEP_SECONDS = 2 * 3600.0
 KEEP_FREE_BYTES = 2 << 30
 TICK = 0.4
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
@@ -51,35 +51,44 @@ class Studio:
         engine: runs the presets.
         root: folder of the songs; by default inside Gradio's temporary folder, whose files
             Gradio serves by their path. A path holds 128 random bits, so nobody guesses one.
+        shares: the shared results.
     """
 
-    def __init__(self, engine: Engine, root: Path | None = None):
-        self.engine = engine
+    def __init__(
+        self,
+        engine: Engine | None = None,
+        root: Path | None = None,
+        shares: Shares | None = None,
+    ):
+        self.engine = engine or Engine()
         self.root = root or Path(get_upload_folder()) / "studio"
+        self.shares = shares or Shares()
         self.turnstile = jobs.Turnstile()
         self._stops: dict[str, threading.Event] = {}
 
     # ------------------------------------------------------------------ a song comes in
 
-    def open_song(self, path: str | None, origin: str = "upload", name: str = "") -> jobs.Song:
+    def open_song(self, path: str | None, origin: str = "upload") -> jobs.Song:
         """Decode a file, or say in one sentence why not."""
         if not path:
             raise gr.Error("Choose a song first.")
         try:
-            self.root.mkdir(parents=True, exist_ok=True)
-            if shutil.disk_usage(self.root).free < KEEP_FREE_BYTES:
-                self.sweep(KEEP_SECONDS / 4)
-            if shutil.disk_usage(self.root).free < KEEP_FREE_BYTES:
-                raise ValueError("there is no room for another song right now; try again later")
-            return jobs.prepare(path, self.root, origin=origin, name=name)
-        except AudioError as error:
-            log.info("not audio: %s", error)
-            raise gr.Error(
-                f"{Path(path).name} cannot be read as music. Try a WAV, FLAC, MP3, M4A or OGG file.",
-                12,
-            ) from error
+            self.make_room()
+            return jobs.prepare(path, self.root, origin=origin)
         except Exception as error:
             raise explain(error) from error
+
+    def make_room(self) -> None:
+        """Sweep where the disk is nearly full.
+
+        Raises:
+            ValueError: if that did not help.
+        """
+        self.root.mkdir(parents=True, exist_ok=True)
+        if shutil.disk_usage(self.root).free < KEEP_FREE_BYTES:
+            self.sweep(KEEP_SECONDS / 4)
+            if shutil.disk_usage(self.root).free < KEEP_FREE_BYTES:
+                raise ValueError("there is no room for another song right now; try again later")
 
     def song(self, token: str | None) -> jobs.Song:
         """The visitor's song.
@@ -94,7 +103,23 @@ class Studio:
                 if token
                 else "Choose a song first."
             )
+        song.touch()
         return song
+
+    def take(self, song: jobs.Song, slot: str) -> jobs.Take:
+        """A take that is there.
+
+        Raises:
+            gr.Error: if there is none.
+        """
+        take = jobs.load_take(song, slot)
+        if take is None:
+            raise gr.Error("Nothing is separated yet. Press Separate first.")
+        return take
+
+    def own(self, song: jobs.Song, *slots: str) -> jobs.Song:
+        """The song, or a copy of it where others have opened the same link."""
+        return jobs.fork(song, *slots) if song.origin == "link" else song
 
     # ------------------------------------------------------------------ separation
 
@@ -141,16 +166,18 @@ class Studio:
             while place := self.turnstile.place(ticket):
                 yield "queued", words.waiting(place), take
                 if stop.wait(TICK):
-                    yield "stopped", words.ended(replace(take, state="stopped"), 1), take
+                    take = replace(take, state="stopped")
+                    yield "stopped", words.ended(take, jobs.SAMPLE_RATE), take
                     return
             jobs.forget(song, slot)
             blocks = self.engine.blocks(song, take, residual)
-            for take in jobs.separate(song, take, blocks, stop.is_set):  # noqa: B007
-                if take.state == "running":
-                    yield "running", words.running(take, jobs.SAMPLE_RATE), take
-            if take.state == "finished":
-                self.engine.learn(take)
-            yield take.state, words.ended(take, jobs.SAMPLE_RATE), take
+            now = take
+            for now in jobs.separate(song, take, blocks, stop.is_set):
+                if now.state == "running":
+                    yield "running", words.running(now, jobs.SAMPLE_RATE), now
+            if now.state == "finished":
+                self.engine.learn(now)
+            yield now.state, words.ended(now, jobs.SAMPLE_RATE), now
         finally:
             self.turnstile.leave(ticket)
             if self._stops.get(song.token) is stop:
@@ -165,18 +192,51 @@ class Studio:
     def show(
         self, song: jobs.Song, slot: str, phase: str, text: str, take: jobs.Take
     ) -> dict[str, Any] | None:
-        """The player's value while a take is being worked on."""
+        """The player's value while a take is being worked on, or has just ended."""
         takes = {t.slot: t for t in jobs.load_takes(song)}
         if take.ready or phase in ("running", "queued"):
             takes[slot] = take
         kept = [takes[s] for s in jobs.SLOTS if s in takes]
         return payload(song, kept, phase=phase, text=text, slot=slot)
 
+    # ------------------------------------------------------------------ pictures and files
+
+    def look(self, token: str | None, view: str) -> Any:
+        """A picture of the song, or nothing where there is no song."""
+        song = jobs.load_song(self.root, token)
+        if song is None:
+            return None
+        try:
+            return plots.draw(song, jobs.load_takes(song), view)
+        except Exception as error:
+            raise explain(error) from error
+
+    def export(
+        self, token: str | None, slot: str, what: str, format: str, faders: Any = None
+    ) -> export.Export:
+        """Write a file to take away."""
+        song = self.song(token)
+        take = self.take(song, slot)
+        if faders is not None and not isinstance(faders, dict):
+            raise gr.Error("The faders could not be read. Reload the page.")
+        try:
+            self.make_room()
+            return export.write(song, take, what, format, faders)
+        except Exception as error:
+            raise explain(error) from error
+
+    def unshare(self, token: str, key: str) -> bool:
+        """Delete a link and what its visitors opened; false if the key does not fit."""
+        if not self.shares.delete(token, key):
+            return False
+        self.shares.forget_opened(token, self.root)
+        return True
+
     # ------------------------------------------------------------------ housekeeping
 
     def sweep(self, max_age: float = KEEP_SECONDS) -> int:
-        """Clear away songs that nobody has touched for an hour."""
-        return jobs.sweep(self.root, max_age, KEEP_FREE_BYTES)
+        """Clear away songs that nobody has touched for long, and links that have expired."""
+        return jobs.sweep(self.root, max_age, KEEP_FREE_BYTES) + self.shares.sweep()
 
     def start_chores(self) -> None:
         """Measure the presets, then sweep every ten minutes, in a thread that ends with us."""

@@ -15,13 +15,14 @@ can read what is there while the rest is still being worked on.
 from __future__ import annotations
 
 import json
+import os
 import re
 import secrets
 import shutil
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -67,7 +68,8 @@ class Song:
         peak: largest absolute sample, 1 being full scale.
         rms: root of the mean square over all samples.
         tags: title, artist and so on, as the file named them.
-        origin: "upload", "example" or "link".
+        origin: "upload", "recording", "example" or "link".
+        warning: what is wrong with the file, where it could be read only in part.
     """
 
     folder: Path
@@ -77,6 +79,7 @@ class Song:
     rms: float
     tags: dict[str, str] = field(default_factory=dict)
     origin: str = "upload"
+    warning: str = ""
 
     @property
     def token(self) -> str:
@@ -85,6 +88,10 @@ class Song:
     @property
     def seconds(self) -> float:
         return self.frames / SAMPLE_RATE
+
+    def touch(self) -> None:
+        """Say that somebody uses it, so that it is not cleared away."""
+        (self.folder / "song.json").touch()
 
     def save(self) -> None:
         values = {k: v for k, v in asdict(self).items() if k != "folder"}
@@ -169,10 +176,22 @@ def load_take(song: Song, slot: str) -> Take | None:
         values = json.loads((song.folder / f"{slot}.json").read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return None
-    values["sources"] = tuple(values["sources"])
-    values["gram"] = tuple(tuple(row) for row in values["gram"])
-    values["peak"] = tuple(values["peak"])
-    return Take(**values)
+    return take_from(values)
+
+
+def take_from(values: dict[str, Any]) -> Take:
+    """A take from what JSON kept of it."""
+    tuples = {
+        "sources": tuple(values["sources"]),
+        "gram": tuple(tuple(row) for row in values["gram"]),
+        "peak": tuple(values["peak"]),
+    }
+    return Take(**{**values, **tuples})
+
+
+def stack(stems: Sequence[Tensor]) -> Tensor:
+    """Blocks `[C, n]` of each stem as one `[S, C, n]`."""
+    return torch.stack(list(stems))
 
 
 def load_takes(song: Song) -> list[Take]:
@@ -186,6 +205,25 @@ def forget(song: Song, *slots: str) -> None:
         for path in song.folder.glob(f"{slot}.*"):
             path.unlink(missing_ok=True)
     shutil.rmtree(song.folder / "exports", ignore_errors=True)
+
+
+def fork(song: Song, *slots: str) -> Song:
+    """A song of one's own with the same audio, and the takes in `slots`.
+
+    What a shared link opened belongs to everybody who opened it, so whoever separates it again
+    gets a copy. Finished files are never written again, so a hard link is copy enough.
+    """
+    folder = song.folder.parent / new_token()
+    folder.mkdir(mode=0o700)
+    for name in ("mixture", *slots):
+        for path in song.folder.glob(f"{name}.*"):
+            try:
+                os.link(path, folder / path.name)
+            except OSError:  # a file system without links
+                shutil.copyfile(path, folder / path.name)
+    copy = replace(song, folder=folder, origin="upload")
+    copy.save()
+    return copy
 
 
 class Track:
@@ -245,50 +283,45 @@ def prepare(
         path: the file.
         root: where the song's folder is made.
         name: what to call the song; its tags or its file's name decide where this is empty.
-        origin: "upload", "example" or "link".
+        origin: "upload", "recording", "example" or "link".
         max_seconds: longest song that is taken.
 
     Raises:
-        ValueError: if it cannot be read as audio, is empty, or is too long.
+        AudioError: if it cannot be read as audio, is empty, or is too long.
     """
     info = audio.probe(path)
     folder = root / new_token()
     folder.mkdir(parents=True, mode=0o700)
     track = Track(folder, "mixture", 1)
+    warnings: list[str] = []
     try:
-        for block in audio.stream(path, sample_rate=SAMPLE_RATE, channels=CHANNELS):
-            # counted as it is decoded: what a file's header says of its length is only a hint
-            if track.frames + block.shape[-1] > max_seconds * SAMPLE_RATE:
-                raise ValueError(
-                    f"this song is longer than {max_seconds / 60:.0f} minutes, "
-                    f"the longest that can be worked on here; cut it and try again"
-                )
+        for block in audio.stream(
+            path, SAMPLE_RATE, CHANNELS, max_seconds=max_seconds, warn=warnings.append
+        ):
             track.append(block[None])
-        if not track.frames:
-            raise ValueError("this file holds no sound; choose another one")
     except BaseException:
-        track.close()
         shutil.rmtree(folder, ignore_errors=True)
         raise
-    track.close()
+    finally:
+        track.close()
     song = Song(
         folder=folder,
         name=name or title(path, info.tags),
         frames=track.frames,
         peak=float(track.peak[0]),
         rms=float(np.sqrt(track.gram[0, 0] / (track.frames * CHANNELS))),
-        tags={str(k): str(v) for k, v in info.tags.items()},
+        tags=dict(info.tags),
         origin=origin,
+        warning=" ".join(warnings),
     )
     song.save()
     return song
 
 
-def title(path: str | Path, tags: dict[str, str]) -> str:
+def title(path: str | Path, tags: Mapping[str, str]) -> str:
     """What to call a song: "artist - title" from its tags, else its file's name."""
-    by_name = {key.lower(): value.strip() for key, value in tags.items()}
-    named = [by_name[key] for key in ("artist", "title") if by_name.get(key)]
-    return (" - ".join(named) if by_name.get("title") else Path(path).stem)[:120]
+    named = [tags[key].strip() for key in ("artist", "title") if tags.get(key, "").strip()]
+    return (" - ".join(named) if tags.get("title", "").strip() else Path(path).stem)[:120]
 
 
 def samples(song: Song, name: str, sources: int = 1) -> np.ndarray:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import gradio as gr
 
@@ -16,30 +17,20 @@ STATIC = Path(__file__).parent / "static"
 SCRIPTS = ("transport.js", "blind.js", "player.js", "views.js", "page.js")
 
 
-class StemPlayer(gr.HTML):
+def stem_player(**kwargs: Any) -> gr.HTML:
     """Stems on one clock. Its value is what `payload` returns, or `None` for an empty stage.
 
     The template is static and the value reaches the page only as data: a template that held a
-    song's name would run whatever somebody wrote into it.
+    song's name would run whatever somebody wrote into it. (A function and not a subclass, since
+    Gradio writes a stub file beside the source of every new component class.)
     """
-
-    def __init__(self, value: dict[str, Any] | None = None, **kwargs: Any):
-        super().__init__(
-            value,
-            html_template=(STATIC / "player.html").read_text(encoding="utf-8"),
-            js_on_load="\n".join((STATIC / name).read_text(encoding="utf-8") for name in SCRIPTS),
-            apply_default_css=False,
-            **kwargs,
-        )
-
-    def preprocess(self, payload: Any) -> None:
-        """Nothing that a browser says of the result is believed."""
-
-    def postprocess(self, value: dict[str, Any] | None) -> dict[str, Any] | None:  # type: ignore[override]
-        return value
-
-    def api_info(self) -> dict[str, Any]:
-        return {"type": "object"}
+    return gr.HTML(
+        None,
+        html_template=(STATIC / "player.html").read_text(encoding="utf-8"),
+        js_on_load="\n".join((STATIC / name).read_text(encoding="utf-8") for name in SCRIPTS),
+        apply_default_css=False,
+        **kwargs,
+    )
 
 
 def payload(
@@ -84,8 +75,8 @@ def payload(
         "done": current.done if current and phase in ("running", "stopped") else None,
         "left": current.left if current and phase == "running" else None,
         "original": {
-            "url": _url(song.folder / "mixture.pcm"),
-            "peaks": _url(song.folder / "mixture.peaks"),
+            "url": address(song.folder / "mixture.pcm"),
+            "peaks": address(song.folder / "mixture.peaks"),
             "peak": song.peak,
         },
         "takes": [_take(song, take) for take in takes],
@@ -100,8 +91,8 @@ def _take(song: jobs.Song, take: jobs.Take) -> dict[str, Any]:
         "label": label_of(take.preset),
         "device": take.device,
         "stems": list(take.sources),
-        "url": _url(song.folder / f"{take.slot}.pcm"),
-        "peaks": _url(song.folder / f"{take.slot}.peaks"),
+        "url": address(song.folder / f"{take.slot}.pcm"),
+        "peaks": address(song.folder / f"{take.slot}.peaks"),
         "ready": take.ready,
         "frames": take.frames,
         "state": take.state,
@@ -112,6 +103,6 @@ def _take(song: jobs.Song, take: jobs.Take) -> dict[str, Any]:
     }
 
 
-def _url(path: Path) -> str:
+def address(path: Path) -> str:
     """Address of a file in Gradio's own temporary folder, relative to the page's root."""
-    return f"/gradio_api/file={path.as_posix()}"
+    return f"/gradio_api/file={quote(path.as_posix())}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from datetime import datetime, timezone
 
 from moises_light.ui.engine import Engine, Preset
 from moises_light.ui.jobs import Song, Take
@@ -109,3 +110,48 @@ def waiting(place: int) -> str:
     if place == 1:
         return "Next in line: one song is being worked on before yours."
     return f"Number {place} in line. You can listen to the original meanwhile."
+
+
+def until(moment: float) -> str:
+    """A day and hour that everybody reads the same way.
+
+    >>> until(0)
+    '1 January 1970, 00:00 UTC'
+    """
+    then = datetime.fromtimestamp(moment, tz=timezone.utc)
+    return f"{then.day} {then:%B %Y, %H:%M} UTC"
+
+
+def turned_down(gain: float) -> str:
+    """What a gain below 1 did, in decibels."""
+    if gain >= 1:
+        return ""
+    return (
+        f"Turned down by {-20 * math.log10(gain):.1f} dB as a whole, because it would have "
+        f"clipped in this format. “WAV 32-bit float” keeps the level as it is."
+    )
+
+
+def table(presets: dict[str, Preset]) -> str:
+    """All presets as Markdown: size, range, and what is known of their weights."""
+    lines = ["| preset | parameters | range | weights |", "|---|---|---|---|"]
+    for preset in presets.values():
+        weights = "none yet" if not preset.available else _scores(preset)
+        lines.append(
+            f"| {preset.label} | {preset.parameters:,} | 0–{kilohertz(preset.cutoff)} | {weights} |"
+        )
+    return "\n".join(lines)
+
+
+def _scores(preset: Preset) -> str:
+    """SDR as the weights' card has it, in words that claim no more."""
+    parts = []
+    for name, scores in preset.sdr.items():
+        numbers = ", ".join(
+            f"{stem} {value:.1f}"
+            for stem, value in scores.items()
+            if isinstance(value, int | float)
+        )
+        if numbers:
+            parts.append(f"SDR in dB on {name}: {numbers}".replace("-", "−"))
+    return "; ".join(parts) if parts else "there; not scored yet"

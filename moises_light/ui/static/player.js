@@ -18,11 +18,16 @@ transport.loopOff = () => { transport.loop = null; };
 
 // ---- what the server says -----------------------------------------------------------------------
 function load(next) {
+  const opening = next && 'opening' in next ? next : null;
+  if (opening) next = null;
+  $('.ml-invite').textContent = opening ? (opening.opening || opening.trouble) : 'Drop a song anywhere on this page';
+  $('.ml-hint').hidden = $('.ml-actions').hidden = !!(opening && opening.opening);
+  root.dataset.trouble = opening && opening.trouble ? '1' : '';
   const other = !next || !value || next.token !== value.token || next.start !== value.start || next.frames !== value.frames;
   value = next;
   if (other) { transport.reset(); waves = {}; chosen = false; endBlind(); }
   root.dataset.phase = next ? next.phase : 'empty';
-  document.body.dataset.stage = next ? (next.takes.length ? 'result' : 'song') : 'empty';
+  document.body.dataset.stage = next ? (next.takes.some((take) => take.ready) ? 'result' : 'song') : 'empty';
   if (!next) { stems = []; face(); return; }
   transport.open(next.rate);
   transport.setDeck({key: 'o', url: address(next.original.url), base: next.start, frames: next.frames, ready: next.frames,

@@ -1,0 +1,165 @@
+"""What visitors take away: a stem, all of them, or a mix, in the format of their choice."""
+
+from __future__ import annotations
+
+import re
+import zipfile
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from moises_light import audio
+from moises_light.ui import jobs
+from moises_light.ui.jobs import CHANNELS, SAMPLE_RATE, Song, Take
+
+MIXES = {"karaoke": "vocals", "drumless": "drums"}
+"""Mixes that are the song without one stem."""
+
+MAX_GAIN = 2.0
+
+
+@dataclass(frozen=True)
+class Export:
+    """A file to take away.
+
+    Args:
+        path: the file.
+        gain: what all of it was turned down by, so that nothing clips; 1.0 if nothing was.
+    """
+
+    path: Path
+    gain: float
+
+
+def file_name(song: Song, what: str, take: Take, extension: str) -> str:
+    """`<song>-<what>-<preset>.<extension>`, safe on every system.
+
+    Letters of any script stay; what file systems or shells take for their own does not.
+    """
+    name = re.sub(r"[^\w .()&+'-]+", "_", song.name).strip(" .")[:80] or "song"
+    return f"{name}-{what}-{take.preset}.{extension}"
+
+
+def tags(song: Song, what: str) -> dict[str, str]:
+    """The song's tags, its title telling the stem."""
+    kept = {key: song.tags[key] for key in audio.TAGS if song.tags.get(key)}
+    return {**kept, "title": f"{kept.get('title', song.name)} ({what})"}
+
+
+def write(
+    song: Song, take: Take, what: str, format: str, faders: Mapping[str, float] | None = None
+) -> Export:
+    """Write one file, or find it where it has been written before.
+
+    Args:
+        song: the song.
+        take: the take.
+        what: a stem's name, "all" (a zip), "karaoke", "drumless" or "mix".
+        format: one of `audio.FORMATS`.
+        faders: for "mix", the gain of each stem.
+
+    Raises:
+        ValueError: if there is no such stem, mix or format, or the take is empty.
+    """
+    if format not in audio.FORMATS:
+        raise ValueError(f"there is no format {format!r}; choose one of {', '.join(audio.FORMATS)}")
+    if not take.ready:
+        raise ValueError("nothing is separated yet; press Separate first")
+    # each format in a folder of its own: wav16 and wav24 have the same extension
+    # and each mix, since two who opened the same link may want different ones
+    own = jobs.new_token() if what == "mix" else f"{take.serial}-{format}"
+    folder = song.folder / "exports" / own
+    folder.mkdir(parents=True, exist_ok=True)
+    extension = audio.FORMATS[format]
+    if what == "all":
+        return _write_zip(song, take, format, folder)
+    if what in take.sources:
+        # one gain for all stems, so that they still add up to the (quieter) song
+        gain = audio.clip_gain(max(take.peak), format)
+        blocks = _stem(song, take, take.sources.index(what))
+    elif what in MIXES and MIXES[what] in take.sources:
+        blocks = _without(song, take, take.sources.index(MIXES[what]))
+        gain = audio.clip_gain(_peak(blocks), format)
+    elif what == "mix":
+        blocks = _mixed(song, take, checked_faders(take, faders))
+        gain = audio.clip_gain(_peak(blocks), format)
+    else:
+        known = [*take.sources, "all", *MIXES, "mix"]
+        raise ValueError(f"there is nothing called {what!r} here; choose {', '.join(known)}")
+    path = folder / file_name(song, what, take, extension)
+    if not path.is_file():
+        shape = {"sample_rate": SAMPLE_RATE, "channels": CHANNELS, "frames": take.ready}
+        with audio.Writer(path, format=format, tags=tags(song, what), **shape) as writer:
+            for block in blocks():
+                writer.write(block * gain)
+    return Export(path, gain)
+
+
+def checked_faders(take: Take, faders: Mapping[str, float] | None) -> Tensor:
+    """Gains `[S]` from what a browser sent.
+
+    Raises:
+        ValueError: if it is no gain per stem, or all of them are zero.
+    """
+    values = []
+    for name in take.sources:
+        value = (faders or {}).get(name, 1.0)
+        if isinstance(value, bool) or not isinstance(value, int | float):
+            raise ValueError(f"the fader of {name} says {value!r}; give a number from 0 to 2")
+        if not 0 <= value <= MAX_GAIN:
+            raise ValueError(f"the fader of {name} says {value}; give a number from 0 to 2")
+        values.append(float(value))
+    if not any(values):
+        raise ValueError("all faders are down, so your mix would be silent; turn one up")
+    return torch.tensor(values)
+
+
+Blocks = Callable[[], Iterator[Tensor]]
+
+
+def _stem(song: Song, take: Take, index: int) -> Blocks:
+    def blocks() -> Iterator[Tensor]:
+        for block in jobs.read(song, take.slot, 0, take.ready, len(take.sources)):
+            yield block[index]
+
+    return blocks
+
+
+def _mixed(song: Song, take: Take, gains: Tensor) -> Blocks:
+    def blocks() -> Iterator[Tensor]:
+        for block in jobs.read(song, take.slot, 0, take.ready, len(take.sources)):
+            yield torch.einsum("s, s c n -> c n", gains, block)
+
+    return blocks
+
+
+def _without(song: Song, take: Take, index: int) -> Blocks:
+    """The song minus a stem: nothing is lost that no stem claimed."""
+
+    def blocks() -> Iterator[Tensor]:
+        stems = jobs.read(song, take.slot, 0, take.ready, len(take.sources))
+        whole = jobs.read(song, "mixture", take.start, take.ready)
+        for mixture, block in zip(whole, stems, strict=True):
+            yield mixture[0] - block[index]
+
+    return blocks
+
+
+def _peak(blocks: Blocks) -> float:
+    return max((float(block.abs().max()) for block in blocks()), default=0.0)
+
+
+def _write_zip(song: Song, take: Take, format: str, folder: Path) -> Export:
+    exports = [write(song, take, name, format) for name in take.sources]
+    path = folder / file_name(song, "stems", take, "zip")
+    if not path.is_file():
+        draft = path.with_suffix(".draft")
+        # stored: audio hardly shrinks, and what is already compressed not at all
+        with zipfile.ZipFile(draft, "w", zipfile.ZIP_STORED) as archive:
+            for export in exports:
+                archive.write(export.path, export.path.name)
+        draft.replace(path)
+    return Export(path, exports[0].gain)

@@ -1,0 +1,202 @@
+"""Links to a result: opt-in, unguessable, until a stated day, and deleted by who made them.
+
+    <root>/<token>/result.json       what there is, and until when
+    <root>/<token>/mixture.flac      the song
+    <root>/<token>/a-vocals.flac     its stems; they survive a restart of the server
+
+The folder is never served: opening a link decodes it into a folder of a visitor's song.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import json
+import os
+import shutil
+import tempfile
+import time
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from moises_light import audio
+from moises_light.ui import jobs
+from moises_light.ui.jobs import CHANNELS, SAMPLE_RATE, Song, Take, Track
+
+FOLDER_VARIABLE = "MOISES_LIGHT_SHARES"
+DAYS_VARIABLE = "MOISES_LIGHT_SHARE_DAYS"
+LIMIT_VARIABLE = "MOISES_LIGHT_SHARE_GB"
+
+
+@dataclass(frozen=True)
+class Link:
+    """A link as its maker gets it.
+
+    Args:
+        token: opens the result.
+        key: deletes it.
+        expires: the time after which it is gone, in seconds since 1970.
+    """
+
+    token: str
+    key: str
+    expires: float
+
+
+class Shares:
+    """The shared results in one folder.
+
+    Args:
+        root: the folder; the environment variable `MOISES_LIGHT_SHARES` or a temporary folder by
+            default. On a Space a mounted volume keeps links over a rebuild.
+        days: how long a link lives; `MOISES_LIGHT_SHARE_DAYS` or 7 by default.
+        limit: bytes that all results may take; `MOISES_LIGHT_SHARE_GB` or 10 GB by default.
+    """
+
+    def __init__(
+        self, root: Path | None = None, days: float | None = None, limit: int | None = None
+    ):
+        folder = os.environ.get(FOLDER_VARIABLE) or Path(tempfile.gettempdir(), "moises-light")
+        self.root = root or Path(folder)
+        self.days = float(os.environ.get(DAYS_VARIABLE, 7)) if days is None else days
+        gigabytes = float(os.environ.get(LIMIT_VARIABLE, 10))
+        self.limit = int(gigabytes * 1e9) if limit is None else limit
+        self._opened: dict[str, str] = {}
+
+    def create(self, song: Song, takes: list[Take]) -> Link:
+        """Store a result.
+
+        Raises:
+            ValueError: if there is nothing to share, or no room for it.
+        """
+        takes = [take for take in takes if take.ready and take.state != "running"]
+        if not takes:
+            raise ValueError("there is nothing to share yet; separate a song first")
+        self.sweep()
+        self.root.mkdir(parents=True, exist_ok=True)
+        used = sum(path.stat().st_size for path in self.root.rglob("*.flac"))
+        needed = sum(2 * CHANNELS * take.ready * (1 + len(take.sources)) for take in takes)
+        if used + needed > self.limit or shutil.disk_usage(self.root).free < 2 * needed:
+            raise ValueError("there is no room for another link right now; try again tomorrow")
+        link = Link(jobs.new_token(), jobs.new_token(), time.time() + self.days * 86400)
+        # written under another name first: half a result must never be opened
+        draft = self.root / f"draft-{link.token}"
+        draft.mkdir(mode=0o700)
+        try:
+            self._store(draft, song, takes, link)
+            draft.rename(self.root / link.token)
+        except BaseException:
+            shutil.rmtree(draft, ignore_errors=True)
+            raise
+        return link
+
+    def _store(self, folder: Path, song: Song, takes: list[Take], link: Link) -> None:
+        gain = audio.clip_gain(song.peak, "flac")
+        with audio.Writer(folder / "mixture.flac", SAMPLE_RATE, CHANNELS, "flac") as writer:
+            for block in jobs.read(song, "mixture"):
+                writer.write(block[0] * gain)
+        stored = []
+        for take in takes:
+            take_gain = audio.clip_gain(max(take.peak), "flac")
+            for index, name in enumerate(take.sources):
+                path = folder / f"{take.slot}-{name}.flac"
+                with audio.Writer(path, SAMPLE_RATE, CHANNELS, "flac") as writer:
+                    for block in jobs.read(song, take.slot, 0, take.ready, len(take.sources)):
+                        writer.write(block[index] * take_gain)
+            stored.append({**asdict(take), "gain": take_gain})
+        result = {
+            "song": {**asdict(song), "folder": "", "gain": gain},
+            "takes": stored,
+            "expires": link.expires,
+            "key": hashlib.sha256(link.key.encode()).hexdigest(),
+        }
+        (folder / "result.json").write_text(json.dumps(result), encoding="utf-8")
+
+    def look(self, token: object) -> dict[str, Any] | None:
+        """What a link holds, or `None` if there is no such link (any more)."""
+        if not jobs.is_token(token):
+            return None
+        try:
+            text = (self.root / str(token) / "result.json").read_text(encoding="utf-8")
+            result: dict[str, Any] = json.loads(text)
+        except (OSError, ValueError):
+            return None
+        return result if result["expires"] > time.time() else None
+
+    def open(self, token: str, songs: Path) -> Song:
+        """Decode a link's result into a song's folder, once for all who open it.
+
+        Raises:
+            ValueError: if there is no such link (any more).
+        """
+        result = self.look(token)
+        if result is None:
+            raise ValueError("this link has expired, was deleted, or was never there")
+        before = jobs.load_song(songs, self._opened.get(token))
+        if before is not None:
+            before.touch()
+            return before
+        folder, source = songs / jobs.new_token(), self.root / token
+        folder.mkdir(parents=True, mode=0o700)
+        stored = result["song"]
+        gain = stored.pop("gain")
+        song = Song(**{**stored, "folder": folder, "origin": "link"})
+        track = Track(folder, "mixture", 1)
+        for block in audio.stream(source / "mixture.flac", SAMPLE_RATE, CHANNELS):
+            track.append(block[None] / gain)
+        track.close()
+        for stored_take in result["takes"]:
+            take_gain = stored_take.pop("gain")
+            take = jobs.take_from(stored_take)
+            self._restore(source, song, take, take_gain)
+        song.save()
+        self._opened[token] = song.token
+        return song
+
+    def _restore(self, source: Path, song: Song, take: Take, gain: float) -> None:
+        track = Track(song.folder, take.slot, len(take.sources))
+        stems = [
+            audio.stream(source / f"{take.slot}-{name}.flac", SAMPLE_RATE, CHANNELS)
+            for name in take.sources
+        ]
+        for blocks in zip(*stems, strict=True):
+            track.append(jobs.stack(blocks) / gain)
+        track.close()
+        replace(take, ready=track.frames).save(song)
+
+    def delete(self, token: str, key: str) -> bool:
+        """Delete a link's result; only who has its key may.
+
+        What visitors opened before goes as well.
+        """
+        result = self.look(token)
+        if result is None or not isinstance(key, str):
+            return False
+        digest = hashlib.sha256(key.encode()).hexdigest()
+        if not hmac.compare_digest(digest, result["key"]):
+            return False
+        shutil.rmtree(self.root / token, ignore_errors=True)
+        return True
+
+    def forget_opened(self, token: str, songs: Path) -> None:
+        """Clear away what was decoded for the visitors of a link that is gone."""
+        song = jobs.load_song(songs, self._opened.pop(token, None))
+        if song is not None:
+            shutil.rmtree(song.folder, ignore_errors=True)
+
+    def sweep(self) -> int:
+        """Delete what has expired, and drafts that a crash left; returns how many went."""
+        if not self.root.is_dir():
+            return 0
+        gone = 0
+        for folder in self.root.iterdir():
+            ours = jobs.is_token(folder.name) or folder.name.startswith("draft-")
+            fresh_draft = (
+                folder.name.startswith("draft-") and time.time() - folder.stat().st_mtime < 3600
+            )
+            if not ours or fresh_draft or self.look(folder.name) is not None:
+                continue
+            shutil.rmtree(folder, ignore_errors=True)
+            gone += 1
+        return gone
