@@ -217,8 +217,16 @@ def save(
     bad = _not_finite(state_dict)
     if bad:
         raise ValueError(f"not finite as {dtype}, so not saved: {', '.join(bad)}")
+    write_tensors(path, state_dict, header)
+
+
+def write_tensors(
+    path: str | Path, tensors: Mapping[str, Tensor], header: Mapping[str, str]
+) -> None:
+    """Write a safetensors file of any content; it is whole or it is not there."""
+    path = Path(path)
     # safetensors wants tensors that share no memory, each in one piece
-    data = to_bytes({key: x.contiguous().clone() for key, x in state_dict.items()}, header)
+    data = to_bytes({key: x.contiguous().clone() for key, x in tensors.items()}, dict(header))
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f".{path.name}.{secrets.token_hex(4)}.part")
     try:
@@ -229,6 +237,19 @@ def save(
         part.replace(path)
     finally:
         part.unlink(missing_ok=True)
+
+
+def read_tensors(path: str | Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Tensors and header of a file that `write_tensors` wrote.
+
+    Raises:
+        ValueError: if it cannot be read.
+    """
+    try:
+        with safe_open(path, framework="pt") as file:
+            return {key: file.get_tensor(key) for key in file.keys()}, file.metadata() or {}
+    except (SafetensorError, OSError) as error:
+        raise ValueError(f"{path} cannot be read as safetensors: {error}") from error
 
 
 # --------------------------------------------------------------------------- find

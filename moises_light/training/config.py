@@ -1,0 +1,90 @@
+"""What describes a training run: one frozen value."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass
+from math import cos, pi
+
+from moises_light.config import get_config
+
+LOSSES = ("snr", "mae")
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """A training run.
+
+    Args:
+        preset: name of the network's preset.
+        sources: sources to separate; those of the preset where empty.
+        frames: STFT frames of an example, a multiple of `2 ** n_enc`.
+        batch_size: examples a step, over all processes.
+        accumulate: parts that a step's batch is computed in, to save memory.
+        minutes: time budget; the schedule bends to it. No budget where 0.
+        steps: steps that the run has at most.
+        lr: peak learning rate of AdamW.
+        warmup: steps until it is reached.
+        weight_decay: of AdamW.
+        clip: largest norm of the gradient.
+        ema: decay of the moving average of the weights, which is what a run gives.
+        loss: `snr` (see `snr_loss`) or `mae` (the paper's, see `mae_loss`).
+        seed: of the weights and of the examples.
+        bf16: compute in bfloat16 where the network allows it.
+        start: a `.safetensors` file of weights to start from, or nothing.
+    """
+
+    preset: str = "paper_small"
+    sources: tuple[str, ...] = ()
+    frames: int = 64
+    batch_size: int = 4
+    accumulate: int = 1
+    minutes: float = 0.0
+    steps: int = 100_000
+    lr: float = 1e-3
+    warmup: int = 50
+    weight_decay: float = 1e-2
+    clip: float = 1.0
+    ema: float = 0.995
+    loss: str = "snr"
+    seed: int = 0
+    bf16: bool = True
+    start: str = ""
+
+    def __post_init__(self) -> None:
+        factor = 2 ** get_config(self.preset).n_enc
+        if self.frames < factor or self.frames % factor:
+            raise ValueError(f"frames={self.frames}; choose a multiple of {factor}")
+        if self.loss not in LOSSES:
+            raise ValueError(f"loss={self.loss!r}; choose one of {', '.join(LOSSES)}")
+        if self.accumulate < 1 or self.batch_size < 1 or self.batch_size % self.accumulate:
+            raise ValueError(
+                f"batch_size={self.batch_size} cannot be cut into accumulate={self.accumulate} "
+                f"equal parts; choose a multiple"
+            )
+        if self.steps < 1 or self.minutes < 0 or self.lr <= 0:
+            raise ValueError("a run needs steps >= 1, minutes >= 0 and lr > 0")
+
+    @property
+    def segment_length(self) -> int:
+        """Samples of an example: what fills `frames` frames to the end."""
+        return (self.frames - 1) * get_config(self.preset).hop_size
+
+    def progress(self, step: int, seconds: float) -> float:
+        """How much of the run is over, from 0 to 1: by steps or by time, whichever is further."""
+        by_time = seconds / (60 * self.minutes) if self.minutes else 0.0
+        return min(1.0, max(step / self.steps, by_time))
+
+    def learning_rate(self, step: int, seconds: float) -> float:
+        """Linear warm-up, then half a cosine down to a hundredth."""
+        fall = 0.01 + 0.99 * (1 + cos(pi * self.progress(step, seconds))) / 2
+        return self.lr * min(1.0, (step + 1) / max(1, self.warmup)) * fall
+
+    def to_json(self) -> str:
+        return json.dumps(asdict(self))
+
+    @staticmethod
+    def from_json(text: str) -> TrainConfig:
+        values = json.loads(text)
+        values["sources"] = tuple(values["sources"])
+        return TrainConfig(**values)

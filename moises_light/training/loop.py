@@ -1,0 +1,379 @@
+"""The training loop: one page, to be read from top to bottom."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import time
+from collections.abc import Callable, Iterator
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as distributed
+from torch import Tensor
+from torch.nn.parallel import DistributedDataParallel
+from torch.optim.swa_utils import AveragedModel
+from torch.utils.data import DataLoader, Dataset, Sampler
+
+from moises_light import weights
+from moises_light.config import get_config
+from moises_light.model import MoisesLight
+from moises_light.training.config import TrainConfig
+from moises_light.training.losses import Objective
+from moises_light.training.mixing import MixtureDataset
+
+CALIBRATION_BATCHES = 24
+"""Batches from which the batch norms of the averaged weights are estimated anew."""
+
+_log = logging.getLogger(__name__)
+
+
+class Indices(Sampler[int]):
+    """Numbers of the examples that one process draws, from a step onwards, without end."""
+
+    def __init__(self, config: TrainConfig, step: int, rank: int = 0, world: int = 1):
+        self.local = config.batch_size // world
+        self.first = step * config.batch_size + rank * self.local
+        self.stride = config.batch_size
+
+    def __iter__(self) -> Iterator[int]:
+        first = self.first
+        while True:
+            yield from range(first, first + self.local)
+            first += self.stride
+
+
+class Draws(Dataset[tuple[Tensor, Tensor]]):
+    """`MixtureDataset` for a loader; new tracks of a growing corpus are taken up now and then."""
+
+    def __init__(self, dataset: MixtureDataset, rescan_every: int = 400):
+        self.dataset = dataset
+        self.rescan_every = rescan_every
+        self.drawn = 0
+
+    def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
+        self.drawn += 1
+        if self.rescan_every and self.drawn % self.rescan_every == 0:
+            self.dataset.rescan()
+        return self.dataset.draw(index)
+
+
+def train(
+    config: TrainConfig,
+    dataset: MixtureDataset,
+    folder: Path,
+    *,
+    device: str = "cpu",
+    workers: int = 1,
+    save_minutes: float = 5.0,
+    log_steps: int = 10,
+    commit: str = "",
+    on_log: Callable[[dict[str, Any]], None] = lambda row: None,
+    rescan: bool = True,
+) -> Path:
+    """Train until the budget is spent, from the run's last saved state where there is one.
+
+    The folder receives `config.json`, `log.jsonl`, `state.safetensors` (all that resuming needs)
+    and `model.safetensors` (the averaged weights, to be used).
+
+    Args:
+        config: of the run; a run that is resumed must have the same but for its budget.
+        dataset: where examples are drawn.
+        folder: of the run.
+        device: `cpu`, `cuda`, `mps`.
+        workers: processes that draw examples; 0 draws between the steps.
+        save_minutes: between two saved states.
+        log_steps: steps that one line of the log sums up.
+        commit: of the code, for the card.
+        on_log: called with each line of the log.
+        rescan: let the corpus grow during the run; then resumed equals uninterrupted no longer.
+
+    Returns:
+        `model.safetensors`.
+    """
+    rank, world = _ranks()
+    if config.batch_size % (config.accumulate * world):
+        raise ValueError(
+            f"batch_size={config.batch_size} cannot be cut into {world} processes times "
+            f"accumulate={config.accumulate}"
+        )
+    torch.manual_seed(config.seed)
+    model = _make_model(config).to(device).train()
+    average = AveragedModel(model, multi_avg_fn=_moving_average(config.ema))
+    optimizer = torch.optim.AdamW(
+        _groups(model, config.weight_decay), lr=config.lr, betas=(0.9, 0.98), fused=True
+    )
+    step, seconds = _resume(folder, config, model, average, optimizer)
+    objective = Objective(model, config.loss, config.bf16)
+    wrapped = DistributedDataParallel(objective) if world > 1 else objective
+    loader = DataLoader(
+        Draws(dataset, 400 if rescan else 0),
+        batch_size=config.batch_size // world // config.accumulate,
+        sampler=Indices(config, step, rank, world),
+        num_workers=workers,
+        persistent_workers=workers > 0,
+        pin_memory=device == "cuda",
+    )
+    batches = iter(loader)
+    state = _State(folder, config, model, average, optimizer, device, commit)
+    summary = _Summary(len(model.sources))
+    begun, last_save = time.monotonic() - seconds, time.monotonic()
+    try:
+        while config.progress(step, seconds) < 1:
+            # -------------------------------------------------------------------- one step
+            lr = config.learning_rate(step, seconds)
+            for group in optimizer.param_groups:
+                group["lr"] = lr
+            for part in range(config.accumulate):
+                waited = time.monotonic()
+                mixture, sources = (x.to(device, non_blocking=True) for x in next(batches))
+                summary.wait(time.monotonic() - waited)
+                whole = part == config.accumulate - 1 or world == 1
+                with nullcontext() if whole else wrapped.no_sync():  # type: ignore[operator]
+                    losses = wrapped(mixture, _select(sources, model.sources))
+                    (losses.mean() / config.accumulate).backward()
+                summary.add(losses.detach())
+            norm = torch.nn.utils.clip_grad_norm_(model.parameters(), config.clip)
+            if torch.isfinite(norm):
+                optimizer.step()
+                average.update_parameters(model)
+            else:
+                summary.skipped += 1
+            optimizer.zero_grad()
+            step += 1
+            seconds = _agreed(time.monotonic() - begun, world)
+            # --------------------------------------------------------------------
+            if step % log_steps == 0:
+                row = summary.row(step, seconds, lr, float(norm), model.sources)
+                if rank == 0:
+                    _append(folder / "log.jsonl", row)
+                    on_log(row)
+                summary = _Summary(len(model.sources))
+            if rank == 0 and time.monotonic() - last_save > 60 * save_minutes:
+                state.save(step, seconds)
+                last_save = time.monotonic()
+    finally:
+        # also when the run is stopped by hand: what was learnt is kept
+        if rank == 0:
+            state.save(step, seconds)
+    if rank == 0:
+        state.export(step, seconds, dataset)
+    return folder / "model.safetensors"
+
+
+def _make_model(config: TrainConfig) -> MoisesLight:
+    if config.start:
+        checkpoint = weights.load(config.start)
+        model = MoisesLight(**checkpoint.config)
+        model.load_state_dict(checkpoint.state_dict)
+        return model
+    arguments = dict(get_config(config.preset))
+    if config.sources:
+        arguments["sources"] = config.sources
+    return MoisesLight(**arguments)
+
+
+def _groups(model: MoisesLight, weight_decay: float) -> list[dict[str, Any]]:
+    """Matrices decay; gains and biases do not."""
+    learned = [p for p in model.parameters() if p.requires_grad]
+    return [
+        {"params": [p for p in learned if p.ndim > 1], "weight_decay": weight_decay},
+        {"params": [p for p in learned if p.ndim < 2], "weight_decay": 0.0},
+    ]
+
+
+def _moving_average(decay: float) -> Callable[..., None]:
+    """Exponential moving average that forgets its start quickly."""
+
+    @torch.no_grad()
+    def update(averages: Any, values: Any, count: Any) -> None:
+        keep = min(decay, (1 + float(count)) / (10 + float(count)))
+        torch._foreach_lerp_(averages, values, 1 - keep)
+
+    return update
+
+
+def _select(sources: Tensor, names: tuple[str, ...]) -> Tensor:
+    """Sources that the network separates, out of all that the corpus has. `[B, S, C, L]`."""
+    from moises_light.config import SOURCES
+
+    if names == SOURCES:
+        return sources
+    return sources[:, [SOURCES.index(name) for name in names]]
+
+
+class _State:
+    """Everything that a run is at a moment, saved as safetensors."""
+
+    def __init__(
+        self,
+        folder: Path,
+        config: TrainConfig,
+        model: MoisesLight,
+        average: AveragedModel,
+        optimizer: torch.optim.Optimizer,
+        device: str,
+        commit: str,
+    ):
+        self.folder, self.config, self.commit, self.device = folder, config, commit, device
+        self.model, self.average, self.optimizer = model, average, optimizer
+
+    def save(self, step: int, seconds: float) -> None:
+        tensors = {f"model.{key}": x for key, x in self.model.state_dict().items()}
+        tensors |= {f"average.{key}": x for key, x in self.average.state_dict().items()}
+        for key, value in self.optimizer.state_dict()["state"].items():
+            tensors |= {f"optimizer.{key}.{name}": x for name, x in value.items()}
+        header = {
+            "step": str(step),
+            "seconds": str(seconds),
+            "config": self.config.to_json(),
+        }
+        self.folder.mkdir(parents=True, exist_ok=True)
+        (self.folder / "config.json").write_text(self.config.to_json() + "\n")
+        weights.write_tensors(self.folder / "state.safetensors", tensors, header)
+
+    def export(self, step: int, seconds: float, dataset: MixtureDataset) -> None:
+        """Write the averaged weights, with their batch norms estimated anew."""
+        model = averaged_model(self.model, self.average, self.config, dataset, self.device)
+        card = {
+            "steps": step,
+            "examples": step * self.config.batch_size,
+            "seconds": round(seconds),
+            "seed": self.config.seed,
+            "commit": self.commit,
+            "run": json.loads(self.config.to_json()),
+        }
+        is_preset = not self.config.sources
+        metadata = {"preset": self.config.preset, "card": card} if is_preset else {"card": card}
+        weights.save(model, self.folder / "model.safetensors", metadata, torch.float16)
+
+
+def averaged_model(
+    model: MoisesLight,
+    average: AveragedModel,
+    config: TrainConfig,
+    dataset: MixtureDataset,
+    device: str,
+) -> MoisesLight:
+    """The averaged weights as a network of its own, in `eval`.
+
+    Its batch norms hold the mean of fresh batches: those that ran along belong to other weights.
+    """
+    result = MoisesLight(**model.config).to(device)
+    result.load_state_dict(average.module.state_dict())
+    norms = [m for m in result.modules() if isinstance(m, torch.nn.BatchNorm2d)]
+    for norm in norms:
+        norm.reset_running_stats()
+        norm.momentum = None  # the plain mean of what follows
+    result.train()
+    objective = Objective(result, config.loss, config.bf16)
+    first = 1 << 40  # numbers that no step draws
+    with torch.no_grad():
+        for batch in range(CALIBRATION_BATCHES):
+            numbers = range(
+                first + batch * config.batch_size, first + (batch + 1) * config.batch_size
+            )
+            drawn = [dataset.draw(number) for number in numbers]
+            mixture = torch.stack([m for m, _ in drawn]).to(device)
+            sources = torch.stack([s for _, s in drawn]).to(device)
+            objective(mixture, _select(sources, result.sources))
+    for norm in norms:
+        norm.momentum = 0.1
+    return result.eval()
+
+
+def _resume(
+    folder: Path,
+    config: TrainConfig,
+    model: MoisesLight,
+    average: AveragedModel,
+    optimizer: torch.optim.Optimizer,
+) -> tuple[int, float]:
+    """Load the last saved state into what is given. Returns the step and the seconds spent."""
+    path = folder / "state.safetensors"
+    if not path.is_file():
+        return 0, 0.0
+    tensors, header = weights.read_tensors(path)
+    _same_run(TrainConfig.from_json(header["config"]), config, folder)
+
+    def part(prefix: str) -> dict[str, Tensor]:
+        return {k.removeprefix(prefix): x for k, x in tensors.items() if k.startswith(prefix)}
+
+    model.load_state_dict(part("model."))
+    average.load_state_dict(part("average."))
+    saved = optimizer.state_dict()
+    for key, x in part("optimizer.").items():
+        number, name = key.split(".", 1)
+        saved["state"].setdefault(int(number), {})[name] = x
+    optimizer.load_state_dict(saved)
+    _log.info("resumed %s at step %s", folder, header["step"])
+    return int(header["step"]), float(header["seconds"])
+
+
+def _same_run(saved: TrainConfig, config: TrainConfig, folder: Path) -> None:
+    was, now = (json.loads(c.to_json()) for c in (saved, config))
+    changed = [k for k in was if k not in ("minutes", "steps") and was[k] != now[k]]
+    if changed:
+        told = ", ".join(f"{k}={was[k]!r} (now {now[k]!r})" for k in changed)
+        raise ValueError(f"{folder} holds a run with {told}; choose another folder")
+
+
+class _Summary:
+    """What a line of the log sums up."""
+
+    def __init__(self, n_sources: int):
+        self.started = time.monotonic()
+        self.waited = 0.0
+        self.total = torch.zeros(n_sources)
+        self.parts = 0
+        self.skipped = 0
+
+    def wait(self, seconds: float) -> None:
+        self.waited += seconds
+
+    def add(self, losses: Tensor) -> None:
+        self.total += losses.mean(0).cpu()
+        self.parts += 1
+
+    def row(
+        self, step: int, seconds: float, lr: float, norm: float, names: tuple[str, ...]
+    ) -> dict[str, Any]:
+        elapsed = max(time.monotonic() - self.started, 1e-9)
+        mean = (self.total / max(1, self.parts)).tolist()
+        return {
+            "step": step,
+            "minutes": round(seconds / 60, 2),
+            "loss": round(sum(mean) / len(mean), 4),
+            **{name: round(value, 3) for name, value in zip(names, mean, strict=True)},
+            "lr": lr,
+            "norm": round(norm, 3),
+            "seconds": round(elapsed, 2),
+            "waiting": round(self.waited / elapsed, 3),
+            "skipped": self.skipped,
+        }
+
+
+def _append(path: Path, row: dict[str, Any]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("a") as file:
+        file.write(json.dumps(row) + "\n")
+
+
+def _ranks() -> tuple[int, int]:
+    """Number of this process and how many there are, as `torchrun` tells."""
+    world = int(os.environ.get("WORLD_SIZE", "1"))
+    if world > 1 and not distributed.is_initialized():
+        distributed.init_process_group("nccl" if torch.cuda.is_available() else "gloo")
+    return int(os.environ.get("RANK", "0")), world
+
+
+def _agreed(seconds: float, world: int) -> float:
+    """The clock of the first process, so that all of them stop at the same step."""
+    if world == 1:
+        return seconds
+    clock = torch.tensor([seconds], dtype=torch.float64)
+    distributed.broadcast(clock, 0)
+    return float(clock)
