@@ -100,10 +100,11 @@ def add_collages(
 
 SINGERS: tuple[tuple[str, float], ...] = (
     ("none", 0.2),
-    ("phrases", 0.55),
-    ("notes", 0.11),
-    ("takes", 0.05),
-    ("speech", 0.09),
+    ("phrases", 0.42),
+    ("sung_speech", 0.18),
+    ("notes", 0.09),
+    ("takes", 0.04),
+    ("speech", 0.07),
 )
 """Who sings a band's vocals, and how often."""
 

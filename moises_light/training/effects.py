@@ -130,6 +130,19 @@ def tilt(audio: np.ndarray, low: float, high: float, at: float = 800.0) -> np.nd
     return signal.lfilter(b, a, audio, axis=1).astype(np.float32)
 
 
+def bell(audio: np.ndarray, gain: float, frequency: float, octaves: float) -> np.ndarray:
+    """Raise (or lower) a band round `frequency` Hz by `gain` dB.
+
+    Source: R. Bristow-Johnson, Cookbook formulae for audio equaliser biquads, peakingEQ.
+    """
+    w = 2 * np.pi * frequency / SAMPLE_RATE
+    a = 10 ** (gain / 40)
+    alpha = np.sin(w) * np.sinh(np.log(2) / 2 * octaves * w / np.sin(w))
+    numerator = [1 + alpha * a, -2 * np.cos(w), 1 - alpha * a]
+    denominator = [1 + alpha / a, -2 * np.cos(w), 1 - alpha / a]
+    return signal.lfilter(numerator, denominator, audio, axis=1).astype(np.float32)
+
+
 def high_pass(audio: np.ndarray, frequency: float) -> np.ndarray:
     """Take away what lies below `frequency` Hz, 12 dB an octave."""
     sos = signal.butter(2, frequency, "high", fs=SAMPLE_RATE, output="sos")

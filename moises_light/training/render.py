@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
+
 from moises_light.training import effects, synth
 from moises_light.training.bands import Note, Part, Score, pick
 from moises_light.training.banks import (

@@ -9,7 +9,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from moises_light.training.bands import Score, pick
+from moises_light.training import effects, world
+from moises_light.training.bands import SCALES, Score, pick
 from moises_light.training.banks import (
     BANDWIDTH,
     Bank,
@@ -31,6 +32,8 @@ _KEY = re.compile(
 _STEPS = {"C": 0, "D": 2, "E": 4, "F": 5, "G": 7, "A": 9, "B": 11}
 
 Sing = Callable[[Score, int, np.random.Generator], Take]
+Change = Callable[[np.ndarray, Score, np.random.Generator], np.ndarray]
+"""What is done to each phrase before it is placed."""
 
 
 @dataclass(frozen=True)
@@ -82,16 +85,20 @@ def phrases(bank: Bank, rng: np.random.Generator) -> Singer:
     weights = np.array([sum(s.seconds for s in packs[n]) ** 0.7 for n in names])
     name = names[int(rng.choice(len(names), p=weights / weights.sum()))]
     samples = packs[name]
-    shift = int(rng.integers(-3, 4))
     stated = key_in(samples[0].path)
     doubled, layered = rng.random() < 0.35, rng.random() < 0.3
+    voice = draw_voice(rng) if rng.random() < 0.4 and world.available() else None
+    shift = voice.semitones if voice else int(rng.integers(-3, 4))
+
+    def change(audio: np.ndarray, score: Score, rng: np.random.Generator) -> np.ndarray:
+        return voice.change(audio, score) if voice else repitch(audio, shift)
 
     def sing(score: Score, frames: int, rng: np.random.Generator) -> Take:
-        bus = _string(bank, samples, score, frames, shift, rng, hooks=0.3)
+        bus = _string(bank, samples, score, frames, change, rng, hooks=0.3)
         if doubled:
             bus += _doubles(bus, rng)
         if layered:
-            layer = _string(bank, samples, score, frames, shift, rng, hooks=0.0, share=0.4)
+            layer = _string(bank, samples, score, frames, change, rng, hooks=0.0, share=0.4)
             pan = float(rng.uniform(-0.8, 0.8))
             sides = np.array([[min(1, 1 - pan)], [min(1, 1 + pan)]], np.float32)
             bus += layer * sides * np.float32(rng.uniform(0.25, 0.7))
@@ -100,11 +107,51 @@ def phrases(bank: Bank, rng: np.random.Generator) -> Singer:
     if stated is None:
         return Singer(sing)
     root, scale, bpm = stated
-    tempo = bpm * 2 ** (shift / 12)
+    tempo = bpm * (voice.speed if voice else 2 ** (shift / 12))
     # half the tempo under the same phrases makes ballads and hip-hop of club vocals
     if rng.random() < 0.3:
         tempo /= 2
     return Singer(sing, tempo, (root + shift) % 12, scale)
+
+
+@dataclass(frozen=True)
+class Voice:
+    """Another throat for a singer, at another pitch and pace, at times with a second voice.
+
+    Args:
+        semitones, formant, speed: see `world.revoice`.
+        steps: steps of the scale between the two voices, 0 for one voice.
+        balance: level of the second voice.
+    """
+
+    semitones: int
+    formant: float
+    speed: float
+    steps: int = 0
+    balance: float = 0.5
+
+    def change(self, audio: np.ndarray, score: Score) -> np.ndarray:
+        """A phrase `[C, L]` in this voice, `[1, L]`."""
+        changed = world.revoice(world.analyse(audio), self.semitones, self.formant, self.speed)
+        out = world.synthesise(changed)
+        if self.steps:
+            scale = SCALES[score.scale]
+            second = world.synthesise(world.harmony(changed, score.root, scale, self.steps))
+            out = out + np.float32(self.balance) * second[:, : out.shape[1]]
+        return out
+
+
+def draw_voice(rng: np.random.Generator) -> Voice:
+    """A voice unlike the recorded one: often a man's for a woman's, else a somewhat other throat."""
+    if rng.random() < 0.5:
+        semitones = int(pick(rng, (-12, -10, -9, -8, -7, -5)))
+        formant = float(rng.uniform(0.78, 0.9))
+    else:
+        semitones = int(rng.integers(-4, 4))
+        formant = float(rng.uniform(0.88, 1.16))
+    steps = int(pick(rng, (2, 2, -2, 4, -3))) if rng.random() < 0.25 else 0
+    speed = float(rng.uniform(0.88, 1.12))
+    return Voice(semitones, formant, speed, steps, float(rng.uniform(0.3, 0.7)))
 
 
 def _string(
@@ -112,7 +159,7 @@ def _string(
     samples: Sequence[Sample],
     score: Score,
     frames: int,
-    shift: float,
+    change: Change,
     rng: np.random.Generator,
     hooks: float,
     share: float = 1.0,
@@ -131,8 +178,7 @@ def _string(
             repeats = (
                 int(rng.integers(2, 5)) if sample.seconds < 2.5 and rng.random() < hooks else 1
             )
-            audio = repitch(bank.audio(sample), shift)
-            audio = to_stereo(fade(audio))
+            audio = to_stereo(fade(change(bank.audio(sample), score, rng)))
             audio = audio * level_gain(audio, -20 + float(rng.normal(0, 1.2)))
             beats = audio.shape[1] / SAMPLE_RATE / beat_seconds
             for _ in range(repeats):
@@ -259,11 +305,73 @@ def speech(bank: Bank, rng: np.random.Generator) -> Singer | None:
         return None
     shift = float(rng.uniform(-2.5, 2.5))
 
+    def change(audio: np.ndarray, score: Score, rng: np.random.Generator) -> np.ndarray:
+        return repitch(audio, shift)
+
     def sing(score: Score, frames: int, rng: np.random.Generator) -> Take:
-        bus = _string(bank, samples, score, frames, shift, rng, hooks=0.1)
+        bus = _string(bank, samples, score, frames, change, rng, hooks=0.1)
         return Take(bus, {sample.material for sample in samples})
 
     return Singer(sing, bandwidth=bandwidth_of(samples))
+
+
+def sung_speech(bank: Bank, rng: np.random.Generator) -> Singer | None:
+    """Speech that sings the score's melody, in the speaker's voice or another throat."""
+    samples = draw_speaker(bank, rng)
+    if samples is None or not world.available():
+        return speech(bank, rng)
+    chosen = [samples[k] for k in rng.permutation(len(samples))[:10]]
+    formant = float(rng.uniform(0.8, 1.2)) if rng.random() < 0.7 else 1.0
+    doubled = rng.random() < 0.3
+
+    def sing(score: Score, frames: int, rng: np.random.Generator) -> Take:
+        bus = np.zeros((2, frames), np.float32)
+        clips, spoken = [], []
+        for sample in chosen:
+            audio = bank.audio(sample)
+            analysis = world.analyse(audio, 70, 500)
+            syllables = world.find_syllables(audio, analysis)
+            if syllables:
+                clips.append((analysis, syllables))
+                spoken.append(analysis.pitch[analysis.pitch > 0])
+        tune = [note for part in score.parts if part.source == "vocals" for note in part.notes]
+        if not clips or not tune:
+            return Take(bus)
+        # singers sit some way above their speaking voice
+        home = 69 + 12 * np.log2(np.median(np.concatenate(spoken)) / 440) + rng.uniform(2, 6)
+        middle = float(np.median([note.pitch for note in tune]))
+        shift = 12 * round((home - middle) / 12)
+        notes = [
+            (score.time(note.start), note.length * 60 / score.bpm, note.pitch + shift)
+            for note in tune
+        ]
+        for phrase in _phrases(notes):
+            begin = phrase[0][0]
+            local = [(at - begin + 0.2, seconds, midi) for at, seconds, midi in phrase]
+            order = int(rng.integers(len(clips)))
+            audio = world.sing(local, clips[order:] + clips[:order], rng, formant)
+            audio = effects.bell(audio, float(rng.uniform(2, 6)), 1700, 1.6)
+            audio = audio * level_gain(audio, -20)
+            mix_in(bus, to_stereo(fade(audio)), begin - 0.2)
+        if doubled:
+            bus += _doubles(bus, rng)
+        return Take(bus, {sample.material for sample in chosen})
+
+    return Singer(sing, bandwidth=bandwidth_of(samples))
+
+
+def _phrases(
+    notes: Sequence[tuple[float, float, float]], rest: float = 0.8
+) -> list[list[tuple[float, float, float]]]:
+    """Notes in groups, parted where nothing sounds for `rest` seconds."""
+    groups: list[list[tuple[float, float, float]]] = []
+    end = -np.inf
+    for note in notes:
+        if note[0] - end > rest or len(groups[-1]) > 24:
+            groups.append([])
+        groups[-1].append(note)
+        end = note[0] + note[1]
+    return groups
 
 
 def bandwidth_of(samples: Sequence[Sample]) -> float | None:
