@@ -40,6 +40,9 @@ MAX_LEVEL = 64.0
 BLOCK = 65_536
 """Frames that are decoded, and samples that are encoded, together."""
 
+MAX_WAV = 2**32 - 2**16
+"""Bytes of samples that fit into a wav, whose sizes have 32 bits, beside its header and tags."""
+
 TAGS = ("title", "artist", "album")
 """What of a file's tags is read and written."""
 
@@ -165,9 +168,7 @@ def probe(path: Path_) -> Info:
     path = _existing(path)
     for look in (_probe_soundfile, _probe_av):
         with suppress(_Unreadable):
-            info = look(path)
-            _check_header(path, info.sample_rate, info.channels)
-            return info
+            return look(path)
     raise _no_audio(path)
 
 
@@ -360,6 +361,11 @@ def _open_soundfile(path: Path) -> sf.SoundFile:
         file = sf.SoundFile(str(path))
     except (sf.LibsndfileError, TypeError) as error:  # TypeError: *.raw, which has no header
         raise _Unreadable from error
+    try:
+        _check_header(path, file.samplerate, file.channels)
+    except AudioError:
+        file.close()
+        raise
     if file.channels > 2:  # FFmpeg knows which channel is which speaker
         file.close()
         raise _Unreadable
@@ -378,7 +384,6 @@ def _probe_soundfile(path: Path) -> Info:
 def _decode_soundfile(path: Path, warn: Warn) -> Iterator[tuple[int, np.ndarray]]:
     with _open_soundfile(path) as file:
         rate, done = file.samplerate, 0
-        _check_header(path, rate, file.channels)
         damaged = False
         while True:
             try:
@@ -404,7 +409,9 @@ def _open_av(path: Path, stack: ExitStack) -> tuple[Any, Any]:
         container = stack.enter_context(
             av.open(os.path.abspath(path), options=dict(_AV_OPTIONS), metadata_errors="replace")
         )
-        return container, container.streams.audio[0]
+        # a track of an unknown codec has no context
+        tracks = [track for track in container.streams.audio if track.codec_context is not None]
+        return container, tracks[0]
     except (*_AV_ERRORS, OSError) as error:
         raise _Unreadable from error
 
@@ -416,8 +423,11 @@ def _probe_av(path: Path) -> Info:
             length = container.duration
             seconds = length / av.time_base if length else _last_moment(container, track)
             context = track.codec_context
+            _check_header(path, context.sample_rate, context.channels)
             tags = _clean_tags({**track.metadata, **container.metadata})
             return Info(seconds, context.sample_rate, context.channels, context.name, tags)
+        except AudioError:
+            raise
         except (*_AV_ERRORS, OSError) as error:
             raise _Unreadable from error
 
@@ -491,7 +501,7 @@ def _existing(path: Path_) -> Path:
     path = Path(path)
     try:
         if path.is_dir():
-            raise AudioError(f"{path.name} is a folder; give a file")
+            raise AudioError(f"{path} is a folder; give a file")
         if not path.is_file():
             raise AudioError(f"there is no file {path}")
         if not path.stat().st_size:
@@ -640,8 +650,7 @@ class Writer:
         self._encoding = encoding = _encoding(format or _format_of(self.path))
         tags = _checked_tags(tags)
         width = {"PCM_16": 2, "PCM_24": 3}.get(encoding.subtype, 4) * channels
-        # what fits into a wav, whose sizes are numbers of 32 bits, beside header and tags
-        fits = (2**32 - 2**16) // width
+        fits = MAX_WAV // width
         large = encoding.container == "WAV" and frames is not None and frames > fits
         self._limit = fits if encoding.container == "WAV" and not large else None
         self._part = _hidden(self.path)
@@ -757,12 +766,12 @@ class GrowingWriter:
         """Append a block `[C, n]`."""
         samples = _checked(block, self.channels).T.numpy()
         self.peak = max(self.peak, float(np.abs(samples).max(initial=0.0)))
-        self.frames += len(samples)
-        if self.frames * 2 * self.channels > 2**32 - 2**16:
+        if (self.frames + len(samples)) * 2 * self.channels > MAX_WAV:
             raise AudioError(f"{self.path.name} would pass the 4 GB that wav can hold")
         try:
             self._wave.writeframes((_quantise(samples, 16) >> 16).astype("<i2").tobytes())
             self._file.flush()
+            self.frames += len(samples)
         except OSError as error:
             raise _cannot_write(self.path, error) from error
 
@@ -987,4 +996,7 @@ def _hidden(path: Path) -> Path:
 def _cannot_write(path: Path, error: Exception) -> AudioError:
     if not path.parent.is_dir():
         return AudioError(f"cannot write {path.name}: there is no folder {path.parent}")
-    return AudioError(f"cannot write {path.name}: {_reason(error) or type(error).__name__}")
+    reason = _reason(error)
+    if reason in ("", "system error"):  # all that libsndfile tells of a disk
+        reason = "the disk may be full or the folder closed to writing"
+    return AudioError(f"cannot write {path.name}: {reason}")
