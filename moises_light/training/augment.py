@@ -13,7 +13,7 @@ from scipy import fft
 
 SAMPLE_RATE = 44100
 MARGIN = 2048
-"""Samples read on both sides of a piece and cut off again: what wraps round its ends ends there."""
+"""Fewest samples read on both sides of a piece and cut off again: what wraps round ends there."""
 
 
 @dataclass(frozen=True)
@@ -102,16 +102,17 @@ def reshape(piece: np.ndarray, shape: Shape, length: int) -> np.ndarray:
     """Equalise, put into a room and resample, all at once.
 
     Args:
-        piece: audio `[C, n + 2 * margin]`, `margin = MARGIN * n / length`; see `piece_length`.
+        piece: audio `[C, n]` with its margins, `n` and where to begin from `piece_frame`.
         length: samples to return; a piece that was longer comes out faster and higher.
 
     Returns:
         `[C, length]` float32.
     """
     n = piece.shape[-1]
-    out_n = length + 2 * MARGIN
+    out_n = _with_margins(length)
+    begin = (out_n - length) // 2
     if shape.is_flat and n == out_n:
-        return piece[:, MARGIN:-MARGIN]
+        return piece[:, begin : begin + length]
     spectrum = fft.rfft(piece)
     bins = min(n, out_n) // 2 + 1
     spectrum = spectrum[:, :bins]
@@ -127,14 +128,23 @@ def reshape(piece: np.ndarray, shape: Shape, length: int) -> np.ndarray:
         if shape.room:
             spectrum *= room_response(shape, out_n)[:, :bins]
     out = fft.irfft(spectrum, out_n) * np.float32(out_n / n)
-    return out[:, MARGIN:-MARGIN]
+    return out[:, begin : begin + length]
 
 
-def piece_length(length: int, speed: float) -> int:
-    """Samples to read, both margins included, for `length` samples at about that speed."""
-    if speed == 1.0:
-        return length + 2 * MARGIN
-    return int(fft.next_fast_len(round((length + 2 * MARGIN) * speed), real=True))
+def _with_margins(length: int) -> int:
+    """Samples of a piece with its margins: at least `MARGIN` each, a length with a quick FFT."""
+    return int(fft.next_fast_len(length + 2 * MARGIN, real=True))
+
+
+def piece_frame(length: int, speed: float) -> tuple[int, int]:
+    """Samples to read for `length` samples at about that speed, and how many of them come before.
+
+    >>> piece_frame(44100, 1.0)
+    (48600, 2250)
+    """
+    out_n = _with_margins(length)
+    n = out_n if speed == 1.0 else int(fft.next_fast_len(round(out_n * speed), real=True))
+    return n, round((out_n - length) // 2 * n / out_n)
 
 
 def place(piece: np.ndarray, pan: float, width: float) -> np.ndarray:

@@ -147,12 +147,15 @@ STYLES: Mapping[str, Style] = {
         (
             {"kick": "X.....x.x.......", "snare": _BACK, "hat": _EIGHTHS},
             {"kick": "X..x..x.x..?....", "snare": _BACK, "hat": _EIGHTHS},
-            {"kick": "X.x.....x.x...?.", "snare": _BACK, "ride": _EIGHTHS, "pedal": "....x.......x..."},
-            {"kick": "X.......X.x.....", "snare": "....X..-....X..-", "hat_open": "x...x...x...x..."},
+            {"kick": "X.x.....x.x...?.", "snare": _BACK, "ride": _EIGHTHS,
+             "pedal": "....x.......x..."},
+            {"kick": "X.......X.x.....", "snare": "....X..-....X..-",
+             "hat_open": "x...x...x...x..."},
         ),
         ("eighths", "kick", "roots"),
         ("electric", "electric", "pick"),
-        (("strum", "guitar_drive"), ("power", "guitar_drive"), ("strum", "guitar_clean"), ("hold", "organ")),
+        (("strum", "guitar_drive"), ("power", "guitar_drive"), ("strum", "guitar_clean"),
+         ("hold", "organ")),
         _ROCK_LEADS,
         ("acoustic", "acoustic", "gm"),
         progressions=("bright", "dark", "blues"),
@@ -181,7 +184,8 @@ STYLES: Mapping[str, Style] = {
         ),
         ("roots", "kick", "walk"),
         ("electric", "fretless", "upright", "gm"),
-        (("block", "piano"), ("arpeggio", "piano"), ("hold", "strings"), ("arpeggio", "guitar_clean"),
+        (("block", "piano"), ("arpeggio", "piano"), ("hold", "strings"),
+         ("arpeggio", "guitar_clean"),
          ("block", "epiano"), ("hold", "pad"), ("arpeggio", "acoustic_guitar")),
         ("piano", "guitar_clean", "guitar_drive", "strings", "sax", "flute"),
         ("acoustic", "acoustic", "gm"),
@@ -193,7 +197,8 @@ STYLES: Mapping[str, Style] = {
             {"kick": "X..x..x...x..?..", "snare": "....X..o.o..X..o", "hat": _SIXTEENTHS},
             {"kick": "X.x....x..x....?", "snare": "....X..o.o.oX...", "hat": "xoxoxoXoxoxoxoXo",
              "hat_open": "..............x."},
-            {"kick": "X.....x..x.x....", "snare": "....X..-.-..X.-.", "hat": _EIGHTHS, "cowbell": "x...x...x...x..."},
+            {"kick": "X.....x..x.x....", "snare": "....X..-.-..X.-.", "hat": _EIGHTHS,
+             "cowbell": "x...x...x...x..."},
         ),
         ("funk", "kick"),
         ("electric", "slap", "electric", "synth_bass"),
@@ -223,13 +228,16 @@ STYLES: Mapping[str, Style] = {
     "house": Style(
         (118, 130),
         (
-            {"kick": _FOUR, "clap": _BACK, "hat_open": "..X...X...X...X.", "hat": "xoxoxoxoxoxoxoxo"},
-            {"kick": _FOUR, "clap": _BACK, "hat_open": _OFF, "shaker": _SIXTEENTHS, "perc": "...x..x....x..?."},
+            {"kick": _FOUR, "clap": _BACK, "hat_open": "..X...X...X...X.",
+             "hat": "xoxoxoxoxoxoxoxo"},
+            {"kick": _FOUR, "clap": _BACK, "hat_open": _OFF, "shaker": _SIXTEENTHS,
+             "perc": "...x..x....x..?."},
             {"kick": _FOUR, "snare": _BACK, "hat": "..x...x...x...x.", "rim": "...x..x...x..x.."},
         ),
         ("offbeat", "synco", "eighths", "octaves"),
         ("synth_bass", "sub", "fm_bass", "electric"),
-        (("stabs", "stab"), ("stabs", "piano"), ("hold", "pad"), ("stabs", "organ"), ("arpeggio", "pluck"),
+        (("stabs", "stab"), ("stabs", "piano"), ("hold", "pad"), ("stabs", "organ"),
+         ("arpeggio", "pluck"),
          ("hold", "strings")),
         _DANCE_LEADS,
         ("synth", "electro", "synth", "gm"),
@@ -242,7 +250,8 @@ STYLES: Mapping[str, Style] = {
     "techno": Style(
         (124, 140),
         (
-            {"kick": _FOUR, "hat_open": _OFF, "hat": "x-x-x-x-x-x-x-x-", "perc": "..x..x....x..x.."},
+            {"kick": _FOUR, "hat_open": _OFF, "hat": "x-x-x-x-x-x-x-x-",
+             "perc": "..x..x....x..x.."},
             {"kick": _FOUR, "clap": "....x.......x...", "ride": _OFF, "rim": "...x....x..x...."},
         ),
         ("rumble", "acid", "offbeat"),
@@ -275,7 +284,8 @@ STYLES: Mapping[str, Style] = {
     "synthwave": Style(
         (84, 122),
         (
-            {"kick": "X.......X.......", "snare": _BACK, "hat": _EIGHTHS, "tom2": "..............x-"},
+            {"kick": "X.......X.......", "snare": _BACK, "hat": _EIGHTHS,
+             "tom2": "..............x-"},
             {"kick": _FOUR, "snare": _BACK, "hat": _SIXTEENTHS},
         ),
         ("eighths", "sixteenths", "octaves"),
@@ -291,8 +301,10 @@ STYLES: Mapping[str, Style] = {
         (74, 98),
         (
             {"kick": "X......x..x.....", "snare": _BACK, "hat": "x.x.x.xxx.x.x.x."},
-            {"kick": "X.x.......xx....", "snare": "....X..-....X...", "hat": _EIGHTHS, "hat_open": "..............x."},
-            {"kick": "X..x.....xx.....", "clap": _BACK, "hat": _SIXTEENTHS, "perc": "......x........x"},
+            {"kick": "X.x.......xx....", "snare": "....X..-....X...", "hat": _EIGHTHS,
+             "hat_open": "..............x."},
+            {"kick": "X..x.....xx.....", "clap": _BACK, "hat": _SIXTEENTHS,
+             "perc": "......x........x"},
         ),
         ("kick", "roots", "synco"),
         ("electric", "sub", "upright", "synth_bass", "808"),
@@ -308,8 +320,10 @@ STYLES: Mapping[str, Style] = {
     "trap": Style(
         (126, 160),
         (
-            {"kick": "X.........x..x..", "clap": "........X.......", "hat": "x.x.x.x.x.x.x.x.", "roll": "x"},
-            {"kick": "X.....x.......x.", "snare": "........X.......", "hat": "x.xxx.x.x.xxx.x.", "roll": "x",
+            {"kick": "X.........x..x..", "clap": "........X.......", "hat": "x.x.x.x.x.x.x.x.",
+             "roll": "x"},
+            {"kick": "X.....x.......x.", "snare": "........X.......", "hat": "x.xxx.x.x.xxx.x.",
+             "roll": "x",
              "hat_open": "..........x....."},
         ),
         ("808",),
@@ -326,7 +340,8 @@ STYLES: Mapping[str, Style] = {
     "dnb": Style(
         (164, 178),
         (
-            {"kick": "X.........x.....", "snare": _BACK, "hat": _EIGHTHS, "ride": "-.x.-.x.-.x.-.x."},
+            {"kick": "X.........x.....", "snare": _BACK, "hat": _EIGHTHS,
+             "ride": "-.x.-.x.-.x.-.x."},
             {"kick": "X.x.......xx....", "snare": "....X..o.o..X..o", "hat": _EIGHTHS},
         ),
         ("reese", "synco", "roots"),
@@ -344,7 +359,8 @@ STYLES: Mapping[str, Style] = {
         (
             {"kick": "X.x.......xx....", "snare": "....X..o.o..X..o", "hat": _EIGHTHS},
             {"kick": "X..x..x...x.....", "snare": "....X.......X.-.", "hat": _SIXTEENTHS},
-            {"kick": "X......x.x......", "snare": "....X..-....X..-", "hat": "x.x.x.x.x.x.x.x.", "cowbell": "..x...x...x...x."},
+            {"kick": "X......x.x......", "snare": "....X..-....X..-", "hat": "x.x.x.x.x.x.x.x.",
+             "cowbell": "..x...x...x...x."},
         ),
         ("acid", "synco", "kick"),
         ("acid", "synth_bass", "electric", "sub"),
@@ -376,12 +392,14 @@ STYLES: Mapping[str, Style] = {
         (
             {"kick": "X..xX..xX..xX..x", "rim": "x..x..x...x..x..", "shaker": _SIXTEENTHS},
             {"kick": _FOUR, "snare": "...x..x....x..x.", "hat": _EIGHTHS, "shaker": _SIXTEENTHS},
-            {"kick": "X.....x.X.....x.", "conga_lo": "..x...xx..x...xx", "conga_hi": "x..x.....-x..-..",
+            {"kick": "X.....x.X.....x.", "conga_lo": "..x...xx..x...xx",
+             "conga_hi": "x..x.....-x..-..",
              "cowbell": "x...x.x.x...x.x.", "hat": _EIGHTHS},
         ),
         ("tumbao", "kick", "roots"),
         ("electric", "upright", "fretless", "sub"),
-        (("montuno", "piano"), ("strum", "acoustic_guitar"), ("stabs", "brass"), ("block", "epiano")),
+        (("montuno", "piano"), ("strum", "acoustic_guitar"), ("stabs", "brass"),
+         ("block", "epiano")),
         ("brass", "sax", "flute", "piano", "acoustic_guitar"),
         ("acoustic", "gm", "electro"),
         sevenths=0.5,
@@ -406,12 +424,14 @@ STYLES: Mapping[str, Style] = {
     "jazz": Style(
         (96, 190),
         (
-            {"ride": "X...X..xX...X..x", "pedal": "....x.......x...", "kick": "-...-...-...-...", "snare": ".......-...-...-"},
+            {"ride": "X...X..xX...X..x", "pedal": "....x.......x...", "kick": "-...-...-...-...",
+             "snare": ".......-...-...-"},
             {"ride": "X...X..xX...X..x", "pedal": "....x.......x...", "rim": "............x..."},
         ),
         ("walk",),
         ("upright", "upright", "fretless", "electric"),
-        (("charleston", "piano"), ("charleston", "guitar_clean"), ("charleston", "epiano"), ("hold", "organ")),
+        (("charleston", "piano"), ("charleston", "guitar_clean"), ("charleston", "epiano"),
+         ("hold", "organ")),
         ("sax", "sax", "piano", "guitar_clean", "brass", "flute"),
         ("acoustic", "gm"),
         scales=("major", "dorian", "mixolydian"),
@@ -429,7 +449,8 @@ STYLES: Mapping[str, Style] = {
         ),
         ("kick", "funk", "walk"),
         ("electric", "fretless", "electric", "synth_bass"),
-        (("block", "epiano"), ("hold", "organ"), ("strum", "guitar_clean"), ("stabs", "brass"), ("hold", "strings")),
+        (("block", "epiano"), ("hold", "organ"), ("strum", "guitar_clean"), ("stabs", "brass"),
+         ("hold", "strings")),
         ("sax", "guitar_clean", "organ", "brass", "epiano"),
         ("acoustic", "acoustic", "gm", "electro"),
         sevenths=0.7,
@@ -444,7 +465,8 @@ STYLES: Mapping[str, Style] = {
         ),
         ("roots", "walk"),
         ("upright", "electric", "fretless"),
-        (("strum", "acoustic_guitar"), ("arpeggio", "acoustic_guitar"), ("block", "piano"), ("strum", "ukulele"),
+        (("strum", "acoustic_guitar"), ("arpeggio", "acoustic_guitar"), ("block", "piano"),
+         ("strum", "ukulele"),
          ("hold", "strings"), ("hold", "accordion")),
         ("flute", "strings", "acoustic_guitar", "accordion", "piano", "sax"),
         ("acoustic", "gm"),
@@ -486,7 +508,7 @@ def chord_on(degree: int, root: int, scale: Sequence[int], seventh: bool) -> tup
 def write_chords(
     rng: np.random.Generator, style: Style, root: int, scale: str, sections: Sequence[Section]
 ) -> tuple[Chord, ...]:
-    """Chords for the whole form: one progression for each kind of section, one or two bars a chord."""
+    """Chords for the whole form: one progression for each kind of section."""
     steps = SCALES[scale]
     mood = [p for p in style.progressions if p not in ("bright", "dark")]
     mood += ["bright" if scale in ("major", "mixolydian") else "dark"] * 2
@@ -613,7 +635,9 @@ _BASS_STEPS: Mapping[str, Sequence[Sequence[tuple[float, float, str]]]] = {
             [(0, 1.4, "r"), (1.5, 0.9, "r"), (2.5, 1.4, "f")]],
     "reggae": [[(0, 0.7, "r"), (1, 0.45, "c"), (1.5, 0.45, "c"), (2, 0.8, "f")],
                [(0.5, 0.4, "r"), (1, 0.5, "r"), (2.5, 0.5, "c"), (3, 0.9, "r")]],
-    "tumbao": [[(0, 1.4, "r"), (1.5, 0.5, "f"), (3, 1, "o")], [(0, 1.5, "r"), (1.5, 1.4, "f"), (3, 1, "r")]],
+    "tumbao": [[(0, 1.4, "r"), (1.5, 0.5, "f"), (3, 1, "o")], [(0, 1.5, "r"), (1.5, 1.4, "f"), (3,
+                                                                                                1,
+    "r")]],
 }  # fmt: skip
 
 
@@ -625,7 +649,7 @@ def write_bass(
     kicks: Mapping[int, Sequence[float]],
     scale: Sequence[int],
 ) -> tuple[Note, ...]:
-    """A bass line: chord tones, the root wherever a chord begins, steps only towards the next root."""
+    """A bass line: the root where a chord begins, chord tones, steps only towards the next root."""
     notes: list[Note] = []
     plan = [pick(rng, _BASS_STEPS[mode]) for _ in range(2)] if mode in _BASS_STEPS else []
     riff = [float(s) / 4 for s in range(16) if rng.random() < (0.75 if s % 4 == 0 else 0.4)]
@@ -694,8 +718,10 @@ _COMP_STEPS: Mapping[str, Sequence[Sequence[tuple[float, float]]]] = {
     "strum": [[(k / 2, 0.5) for k in (0, 2, 3, 5, 6, 7)], [(k / 2, 0.5) for k in range(8)],
               [(0, 1), (1, 0.5), (1.5, 1), (2.5, 0.5), (3, 0.5), (3.5, 0.5)]],
     "power": [[(k / 2, 0.45) for k in range(8)], [(0, 2), (2, 2)], [(0, 1.5), (1.5, 1.5), (3, 1)]],
-    "stabs": [[(0.5, 0.3), (2.5, 0.3)], [(0, 0.3), (0.75, 0.3), (1.5, 0.3), (2.75, 0.3), (3.5, 0.3)],
-              [(0.75, 0.4), (2.25, 0.4)], [(1.5, 0.5), (3.5, 0.4)], [(0.75, 0.25), (1.5, 0.25), (2.5, 0.6)]],
+    "stabs": [[(0.5, 0.3), (2.5, 0.3)], [(0, 0.3), (0.75, 0.3), (1.5, 0.3), (2.75, 0.3), (3.5,
+                                                                                          0.3)],
+              [(0.75, 0.4), (2.25, 0.4)], [(1.5, 0.5), (3.5, 0.4)], [(0.75, 0.25), (1.5, 0.25),
+                                                                     (2.5, 0.6)]],
     "skank": [[(k + 0.5, 0.2) for k in range(4)], [(1, 0.25), (3, 0.25)]],
     "bubble": [[(k + s, 0.2) for k in range(4) for s in (0.5, 0.75)]],
     "scratch": [[(k / 4, 0.12) for k in (0, 2, 3, 6, 7, 10, 11, 13, 14)],
@@ -836,7 +862,7 @@ def _motif(rng: np.random.Generator, busy: float) -> list[tuple[float, float, in
 
 
 def write_form(rng: np.random.Generator, bars: int) -> tuple[Section, ...]:
-    """Sections of four or eight bars: an intro at times, verses and choruses, a break now and then."""
+    """Sections of four or eight bars: intro at times, verses and choruses, a break now and then."""
     sections: list[Section] = []
     start = 0
     if rng.random() < 0.5 and bars > 12:

@@ -100,7 +100,7 @@ class Bank:
         ValueError: if the folder has no table.
     """
 
-    def __init__(self, folder: Path | str, held_out: bool, room: int = 700_000_000) -> None:
+    def __init__(self, folder: Path | str, held_out: bool, room: int = 400_000_000) -> None:
         self.folder = Path(folder)
         table = self.folder / "LICENSES.tsv"
         if not table.is_file():
@@ -272,7 +272,7 @@ class Instrument:
         pitch, layer, sample = self.notes[int(np.argmin(costs))]
         key = (sample.path, round(midi - pitch, 2))
         if key not in self._played:
-            if len(self._played) > 400:
+            if len(self._played) > 150:
                 self._played.clear()
             self._played[key] = repitch(self.bank.audio(sample), midi - pitch)
         audio = self._played[key]

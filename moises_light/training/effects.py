@@ -12,7 +12,7 @@ HOP = 128
 
 
 def envelope(audio: np.ndarray, attack: float = 0.01, release: float = 0.15) -> np.ndarray:
-    """Level of `[C, L]` that rises within `attack` and falls within `release` seconds, `[L / HOP]`."""
+    """Level of `[C, L]`, `[L / HOP]`, that follows within `attack` and `release` seconds."""
     n = audio.shape[1] // HOP * HOP
     power = np.square(audio[:, :n]).reshape(len(audio), -1, HOP).mean(axis=(0, 2))
     step = HOP / SAMPLE_RATE
@@ -67,7 +67,7 @@ def cabinet(audio: np.ndarray, low: float = 90, high: float = 5000) -> np.ndarra
 def reverb(
     audio: np.ndarray, seconds: float, wet: float, rng: np.random.Generator, delay: float = 0.01
 ) -> np.ndarray:
-    """Add a room of noise that falls by 60 dB in `seconds`, darker with time; `wet` is its level."""
+    """Add a room of noise that falls by 60 dB in `seconds`; `wet` is its level."""
     n = int(seconds * SAMPLE_RATE)
     time = np.arange(n, dtype=np.float32) / SAMPLE_RATE
     white = rng.standard_normal((2, n)).astype(np.float32)

@@ -15,11 +15,10 @@ import torch
 
 from moises_light.config import SOURCES
 from moises_light.training.augment import (
-    MARGIN,
     Shape,
     draw_shape,
     drive,
-    piece_length,
+    piece_frame,
     place,
     reshape,
 )
@@ -40,6 +39,7 @@ class MixingConfig:
         drop: probability that a source is left out.
         negatives: share of examples without vocals and with a melody instrument in `other`.
         speed: largest change of speed and pitch together, as a ratio to either side.
+        dull: share of examples that end between 11 and 19 kHz, as lossy uploads do.
         flat: share of aligned examples that stay as they were recorded, save for the level.
         level: mean and deviation of the mixture's level in dB.
     """
@@ -52,6 +52,7 @@ class MixingConfig:
     drop: float = 0.15
     negatives: float = 0.15
     speed: float = 0.1
+    dull: float = 0.15
     flat: float = 0.2
     level: tuple[float, float] = (-16.0, 4.0)
 
@@ -78,6 +79,9 @@ def _shelf(tracks: list[Track], weights: dict[str, float], source: str | None) -
         total = blocks[of_kind].sum()
         if total:
             share[of_kind] = weight * blocks[of_kind] / total
+        if source is None:
+            # instrumentals have their share of examples in the negatives
+            share[[t.kind == kind and "vocals" not in t.rows for t in tracks]] *= 0.5
     keep = share > 0
     if not keep.any():
         return None
@@ -182,7 +186,9 @@ class MixtureDataset:
         if aligned:
             assert self._whole is not None
             home = track = self._whole.draw(rng)
-            start = self._start(rng, track, track.rows)
+            # every source in turn must be caught playing; voices rest most
+            sung = "vocals" in track.rows and not negative and rng.random() < 0.5
+            start = self._start(rng, track, ("vocals",) if sung else track.rows)
             choices = dict.fromkeys(track.rows, (track, start))
         else:
             for source, shelf in self._single.items():
@@ -197,6 +203,8 @@ class MixtureDataset:
         else:
             choices = self._drop(rng, choices, config.drop * (0.5 if aligned else 1.0))
         cutoffs = [track.bandwidth for track, _ in choices.values() if track.bandwidth]
+        if rng.random() < config.dull:
+            cutoffs.append(float(rng.uniform(11000, 19000)))
         cutoff = min(cutoffs, default=None)
         out = np.zeros((len(SOURCES), 2, self.segment_length), np.float32)
         for number, source in enumerate(SOURCES):
@@ -259,7 +267,8 @@ class MixtureDataset:
         """A piece of one source as it was recorded."""
         if cutoff is None:
             return self.corpus.read(track, source, start, self.segment_length)
-        piece = self.corpus.read(track, source, start - MARGIN, self.segment_length + 2 * MARGIN)
+        n, margin = piece_frame(self.segment_length, 1.0)
+        piece = self.corpus.read(track, source, start - margin, n)
         return reshape(piece, Shape(cutoff=cutoff), self.segment_length)
 
     def _varied(
@@ -273,8 +282,7 @@ class MixtureDataset:
     ) -> np.ndarray:
         """A piece of one source with everything drawn anew but its gain."""
         length = self.segment_length
-        n = piece_length(length, speed)
-        margin = round(MARGIN * n / (length + 2 * MARGIN))
+        n, margin = piece_frame(length, speed)
         piece = self.corpus.read(track, source, start - margin, n)
         room = 0.04 if source == "bass" else 0.15
         piece = reshape(piece, draw_shape(rng, room=room, cutoff=cutoff), length)

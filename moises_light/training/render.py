@@ -320,7 +320,7 @@ Kit = dict[str, list[np.ndarray]]
 
 
 def recorded_kit(studio: Studio, name: str, rng: np.random.Generator) -> tuple[Kit, set[str]]:
-    """The pieces of a recorded kit; a song takes one of several drums, or one one-shot of a group."""
+    """The pieces of a recorded kit; of several drums for a piece a song takes one."""
     kit: Kit = {}
     material: set[str] = set()
     for piece, names in KITS[name].items():
@@ -432,7 +432,7 @@ def damp(hit: np.ndarray, amount: float) -> np.ndarray:
 
 
 def play_loop(loop: np.ndarray, score: Score, frames: int, rng: np.random.Generator) -> np.ndarray:
-    """Repeat a loop at the song's tempo: it lasts that power of two of beats that bends it least."""
+    """Repeat a loop in tempo; it lasts the power of two of beats that bends it least."""
     beat = 60 / score.bpm * SAMPLE_RATE
     beats = 2.0 ** round(np.log2(loop.shape[1] / beat))
     semitones = 12 * np.log2(loop.shape[1] / (beats * beat))

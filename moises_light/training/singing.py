@@ -142,7 +142,7 @@ class Voice:
 
 
 def draw_voice(rng: np.random.Generator) -> Voice:
-    """A voice unlike the recorded one: often a man's for a woman's, else a somewhat other throat."""
+    """A voice unlike the recorded one: often a man's for a woman's, else another throat."""
     if rng.random() < 0.5:
         semitones = int(pick(rng, (-12, -10, -9, -8, -7, -5)))
         formant = float(rng.uniform(0.78, 0.9))

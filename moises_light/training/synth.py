@@ -24,7 +24,8 @@ class Patch:
         bright, dark: cutoff of the filter when a note begins and when it has settled, in Hz.
         decay: seconds in which the filter closes.
         resonance: height of a peak at the cutoff, 0 to 1.
-        attack, hold, release: seconds of fade-in, seconds to fall by 60 dB (0: sustained), fade-out.
+        attack, hold, release: seconds of fade-in, seconds to fall by 60 dB (0: sustained),
+        fade-out.
         ratio, index: frequency ratio and depth of `fm`.
         sub: level of a sine one octave below.
         vibrato: cents, from a third of a second on.

@@ -24,7 +24,7 @@ FRAME = 0.005
 
 @dataclass(frozen=True)
 class Analysis:
-    """A voice in frames: pitch `[T]` in Hz (0 where unvoiced), envelope and aperiodicity `[T, F]`."""
+    """A voice in frames: pitch `[T]` in Hz, 0 where unvoiced; envelope and noise `[T, F]`."""
 
     pitch: np.ndarray
     envelope: np.ndarray
@@ -198,7 +198,7 @@ def sing(
 
 
 def _hold(syllable: Syllable, frames: int, rng: np.random.Generator) -> tuple[np.ndarray, int]:
-    """Which frame of the clip to show at each frame of a note, and how many come before the beat."""
+    """Which frame of the clip to show at each frame of a note; how many precede the beat."""
     onset = min(syllable.vowel - syllable.begin, 24)
     coda = min(syllable.end - syllable.vowel, 16 if frames > 36 else 4)
     lead = min(onset, 8)
