@@ -145,9 +145,13 @@ def _desk(studio: Studio) -> Parts:
     return desk
 
 
-def _invitation(text: str) -> None:
-    """What an empty tab says."""
-    gr.HTML(f'<p class="ml-invitation">{text}</p>', apply_default_css=False)
+def _invitation(text: str, until: str = "result") -> None:
+    """What an empty tab says, until there is a song or a result."""
+    gr.HTML(
+        f'<p class="ml-invitation">{text}</p>',
+        apply_default_css=False,
+        elem_classes=f"ml-invites-{until}",
+    )
 
 
 def _take_away_tab(studio: Studio, token: gr.State) -> Parts:
@@ -215,7 +219,7 @@ def _take_away_tab(studio: Studio, token: gr.State) -> Parts:
 
 def _views_tab(studio: Studio, token: gr.State) -> Parts:
     with gr.Tab("Views", id="views") as tab:
-        _invitation("Drop a song to see its spectrogram, and what the network makes of it.")
+        _invitation("Drop a song to see its spectrogram, and what the network makes of it.", "song")
         with gr.Column(elem_classes="ml-song-needed"):
             view = gr.Radio(
                 [("Song", "song")], value="song", show_label=False, label="Picture", elem_id="views"
@@ -223,10 +227,12 @@ def _views_tab(studio: Studio, token: gr.State) -> Parts:
             plot = gr.Plot(show_label=False, label="Picture", elem_id="view")
             gr.Markdown(
                 "Frequency is logarithmic, the line is the playhead, a click seeks. A *mask* is "
-                "the share of each moment and frequency that the network gave to a stem.",
+                "the share of each moment and frequency that the network gave to a stem: dark is "
+                "nothing, bright is all of it.",
                 elem_classes="ml-small",
             )
-    return {"tab": tab, "view": view, "plot": plot, "seen": gr.State(False)}
+        seen = gr.State(False)
+    return {"tab": tab, "view": view, "plot": plot, "seen": seen}
 
 
 def _compare_tab(studio: Studio) -> Parts:
@@ -296,7 +302,7 @@ def _share_tab(studio: Studio, token: gr.State, desk: Parts, compare: Parts, vie
             buttons=["copy"],
             interactive=False,
         )
-    made = gr.State(None)
+        made = gr.State(None)
     hidden = gr.update(visible="hidden")
 
     def create(song_token: str) -> tuple[Any, ...]:
@@ -469,7 +475,7 @@ def _wire_runs(
         return (
             gr.update(choices=choices, value=view),
             studio.look(token, view) if seen else gr.skip(),
-            gr.update(visible=True if both else "hidden", value=gr.skip() if both else "a"),
+            gr.update(visible=True) if both else gr.update(visible="hidden", value="a"),
         )
 
     outputs = [token, player, desk["go"], compare["go"]]

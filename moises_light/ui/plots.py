@@ -177,7 +177,7 @@ def _draw_stems(song: Song, take: Take) -> go.Figure:
     figure = _figure(take.sources)
     for row, (name, stem) in enumerate(zip(take.sources, stems, strict=True), 1):
         z = levels(stem, float(mixture.max()))
-        _heat(figure, row, z, take.start, take.ready / SAMPLE_RATE, _ramp(name), _DB_BAR)
+        _heat(figure, row, z, take.start, take.ready / SAMPLE_RATE, _ramp(name))
         _mark_cutoff(figure, take, row)
     return figure
 
@@ -186,9 +186,7 @@ def _draw_masks(song: Song, take: Take) -> go.Figure:
     mixture, stems = _powers(song, take)
     figure = _figure(take.sources)
     for row, (name, mask) in enumerate(zip(take.sources, shares(stems, mixture), strict=True), 1):
-        _heat(
-            figure, row, _bytes(mask), take.start, take.ready / SAMPLE_RATE, _ramp(name), _MASK_BAR
-        )
+        _heat(figure, row, _bytes(mask), take.start, take.ready / SAMPLE_RATE, _ramp(name))
         _mark_cutoff(figure, take, row)
     return figure
 
@@ -209,7 +207,6 @@ def _draw_difference(song: Song, a: Take, b: Take) -> go.Figure:
 
 
 _DB_BAR = {"tickvals": [0, 255], "ticktext": ["−80 dB", "0 dB"]}
-_MASK_BAR = {"tickvals": [0, 255], "ticktext": ["0 %", "100 %"]}
 _DIFFERENCE_BAR = {"tickvals": [0, 127.5, 255], "ticktext": ["more in B", "equal", "more in A"]}
 _BOTH_WAYS = [[0, "#f2b84b"], [0.5, GROUND], [1, "#5cc8f2"]]
 
@@ -260,7 +257,7 @@ def _heat(
     start: int,
     seconds: float,
     colours: object,
-    bar: dict[str, object],
+    bar: dict[str, object] | None = None,
 ) -> None:
     step = seconds / max(1, z.shape[1])
     figure.add_trace(
@@ -272,8 +269,8 @@ def _heat(
             zmin=0,
             zmax=255,
             colorscale=colours,
-            showscale=row == 1,
-            colorbar={"thickness": 8, "len": 1.0, "outlinewidth": 0, **bar},
+            showscale=bar is not None and row == 1,
+            colorbar={"thickness": 8, "len": 1.0, "outlinewidth": 0, **(bar or {})},
             hovertemplate="%{x:.1f} s, %{y:.0f} Hz<extra></extra>",
         ),
         row=row,
@@ -288,6 +285,8 @@ def _mark_cutoff(figure: go.Figure, take: Take, row: int) -> None:
     figure.add_hline(
         y=take.cutoff, line={"color": "#f2f0ea", "width": 1, "dash": "dot"}, row=row, col=1
     )
+    if row > 1:
+        return
     figure.add_annotation(
         text=f"nothing is processed above {take.cutoff / 1000:.1f} kHz",
         x=1,

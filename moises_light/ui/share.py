@@ -16,6 +16,7 @@ import os
 import shutil
 import tempfile
 import time
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -52,16 +53,22 @@ class Shares:
             default. On a Space a mounted volume keeps links over a rebuild.
         days: how long a link lives; `MOISES_LIGHT_SHARE_DAYS` or 7 by default.
         limit: bytes that all results may take; `MOISES_LIGHT_SHARE_GB` or 10 GB by default.
+        clock: seconds since 1970.
     """
 
     def __init__(
-        self, root: Path | None = None, days: float | None = None, limit: int | None = None
+        self,
+        root: Path | None = None,
+        days: float | None = None,
+        limit: int | None = None,
+        clock: Callable[[], float] = time.time,
     ):
         folder = os.environ.get(FOLDER_VARIABLE) or Path(tempfile.gettempdir(), "moises-light")
         self.root = root or Path(folder)
         self.days = float(os.environ.get(DAYS_VARIABLE, 7)) if days is None else days
         gigabytes = float(os.environ.get(LIMIT_VARIABLE, 10))
         self.limit = int(gigabytes * 1e9) if limit is None else limit
+        self._clock = clock
         self._opened: dict[str, str] = {}
 
     def create(self, song: Song, takes: list[Take]) -> Link:
@@ -79,7 +86,7 @@ class Shares:
         needed = sum(2 * CHANNELS * take.ready * (1 + len(take.sources)) for take in takes)
         if used + needed > self.limit or shutil.disk_usage(self.root).free < 2 * needed:
             raise ValueError("there is no room for another link right now; try again tomorrow")
-        link = Link(jobs.new_token(), jobs.new_token(), time.time() + self.days * 86400)
+        link = Link(jobs.new_token(), jobs.new_token(), self._clock() + self.days * 86400)
         # written under another name first: half a result must never be opened
         draft = self.root / f"draft-{link.token}"
         draft.mkdir(mode=0o700)
@@ -122,7 +129,7 @@ class Shares:
             result: dict[str, Any] = json.loads(text)
         except (OSError, ValueError):
             return None
-        return result if result["expires"] > time.time() else None
+        return result if result["expires"] > self._clock() else None
 
     def open(self, token: str, songs: Path) -> Song:
         """Decode a link's result into a song's folder, once for all who open it.

@@ -119,7 +119,19 @@ def theme() -> gr.themes.Base:
     for name, colour in pairs.items():
         values[name] = LIGHT[colour]
         values[f"{name}_dark"] = DARK[colour]
-    return made.set(**values, block_shadow="none", block_label_shadow="none", input_shadow="none")
+    plain = dict.fromkeys(("block_shadow", "block_label_shadow", "input_shadow"), "none")
+    return made.set(
+        **values,
+        **plain,
+        color_accent=LIGHT["accent"],  # the style sheet turns it for the dark page
+        button_border_width="1px",
+        button_large_text_weight="500",
+        button_large_text_size="15px",
+        button_small_text_size="14px",
+        input_border_width="1px",
+        block_radius="12px",
+        container_radius="12px",
+    )
 
 
 def css() -> str:
@@ -129,4 +141,5 @@ def css() -> str:
         return "".join(f"--ml-{name}:{colour};" for name, colour in colours.items())
 
     sheet = (STATIC / "studio.css").read_text(encoding="utf-8")
-    return f"body{{{variables(LIGHT)}}}body.dark{{{variables(DARK)}}}\n{sheet}"
+    dark = variables(DARK) + f"--color-accent:{DARK['accent']};"
+    return f"body{{{variables(LIGHT)}}}body.dark{{{dark}}}\n{sheet}"

@@ -251,7 +251,7 @@ function face() {
   play.disabled = !value || transport.limit <= 0;
   play.dataset.on = playing ? '1' : ''; play.setAttribute('aria-label', playing ? 'Pause' : 'Play');
   const seek = $('.ml-seek'); seek.max = d || 1; seek.disabled = !value;
-  const master = $('.ml-master-range'); master.setAttribute('aria-valuetext', decibel(+master.value));
+  const master = $('.ml-master-range'); master.setAttribute('aria-valuetext', decibel(+master.value)); fill(master);
   const loop = $('.ml-loop'); loop.setAttribute('aria-pressed', String(!!transport.loop)); loop.disabled = !value;
   const base = value ? value.start / value.rate : 0;
   $('.ml-loopspan').textContent = transport.loop ? `${clock(base + transport.loop[0])} – ${clock(base + transport.loop[1])}` : '';
@@ -261,7 +261,7 @@ function face() {
     lane.querySelector('.ml-s').setAttribute('aria-pressed', String(f.solo));
     const volume = lane.querySelector('.ml-volume');
     if (+volume.value !== f.level) volume.value = f.level;
-    volume.setAttribute('aria-valuetext', decibel(f.level));
+    volume.setAttribute('aria-valuetext', decibel(f.level)); fill(volume);
     lane.querySelector('.ml-take').disabled = !there || value.phase === 'running';
     for (const e of lane.querySelectorAll('.ml-m, .ml-s, .ml-volume')) e.disabled = !there;
     lane.dataset.silent = there && !audible(name) ? '1' : '';
@@ -281,11 +281,14 @@ function face() {
     const bar = $('.ml-bar'), percent = share === null || share === undefined ? (value.phase === 'finished' ? 100 : 0) : Math.round(100 * share);
     bar.setAttribute('aria-valuenow', String(percent)); bar.firstElementChild.style.width = `${percent}%`;
     $('.ml-stop').hidden = !['running', 'queued'].includes(value.phase);
+    $('.ml-go').hidden = value.phase !== 'ready';
     $('.ml-work').hidden = !text;
     bar.hidden = !['running', 'queued', 'stopped'].includes(value.phase);
   }
   dirty = true;
 }
+
+const fill = (range) => range.style.setProperty('--fill', `${100 * range.value / range.max}%`);
 
 function readColours() {
   const style = getComputedStyle(root);
@@ -331,6 +334,7 @@ function frame() {
   $('.ml-time b').textContent = clock(base + t); $('.ml-time span').textContent = clock(base + transport.duration);
   const seek = $('.ml-seek');
   if (document.activeElement !== seek || transport.playing) seek.value = t;
+  fill(seek);
   seek.setAttribute('aria-valuetext', `${spoken(base + t)} of ${spoken(base + transport.duration)}`);
   const loud = Math.max(0.1, value.original.peak);
   paint($('.ml-song'), 'o', 0, colours.muted, transport.duration, loud);
@@ -374,6 +378,7 @@ document.addEventListener('keydown', key);
 $('.ml-play').onclick = () => transport.playing ? transport.pause() : transport.play();
 $('.ml-loop').onclick = loopToggle;
 $('.ml-stop').onclick = () => { $('.ml-status').textContent = 'Stopping …'; press('#stop'); };
+$('.ml-go').onclick = () => press('#go');
 $('.ml-seek').oninput = (event) => transport.seek(+event.target.value);
 $('.ml-master-range').oninput = (event) => { transport.setMaster(gainOf(+event.target.value)); face(); };
 $('.ml-choose').onclick = () => press('#song input[type=file]');

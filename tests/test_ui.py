@@ -1,0 +1,639 @@
+"""The page without a browser: a song's folder, the run, pictures, files to take away, links."""
+
+import json
+import os
+import time
+import zipfile
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+pytest.importorskip("gradio")
+pytest.importorskip("plotly")
+
+import gradio as gr
+
+from moises_light import audio, weights
+from moises_light.config import SOURCES, configs
+from moises_light.model import MoisesLight
+from moises_light.ui import engine as engines
+from moises_light.ui import export, jobs, player, plots, share, theme, words
+from moises_light.ui.demo import build_demo
+from moises_light.ui.engine import Engine
+from moises_light.ui.handlers import PREVIEW, WHOLE, Studio
+from moises_light.ui.jobs import SAMPLE_RATE
+
+SECONDS = 3.0
+
+
+def tones(seconds: float = SECONDS) -> torch.Tensor:
+    """Four stems `[S, C, L]` that differ in pitch, level and side."""
+    t = torch.arange(int(seconds * SAMPLE_RATE)) / SAMPLE_RATE
+    pitch = torch.tensor([440.0, 5000.0, 80.0, 1500.0])
+    level = torch.tensor([0.3, 0.1, 0.4, 0.2])
+    mono = level[:, None] * torch.sin(2 * torch.pi * pitch[:, None] * t)
+    return torch.stack([mono, 0.5 * mono], dim=1)
+
+
+def new_take(song: jobs.Song, slot: str = "a", preset: str = "paper_small") -> jobs.Take:
+    return jobs.Take(
+        slot=slot,
+        preset=preset,
+        device="cpu",
+        sources=SOURCES,
+        start=0,
+        frames=song.frames,
+        cutoff=configs[preset].cutoff,
+    )
+
+
+def split(stems: torch.Tensor, frames: int = 40_000) -> list[torch.Tensor]:
+    return list(stems.split(frames, dim=-1))
+
+
+@pytest.fixture
+def song(tmp_path: Path) -> jobs.Song:
+    path = tmp_path / "take one #3.wav"
+    audio.save(path, tones().sum(0), SAMPLE_RATE, "wav32f")
+    return jobs.prepare(path, tmp_path / "songs")
+
+
+def separated(song: jobs.Song, slot: str = "a", preset: str = "paper_small") -> jobs.Take:
+    *_, take = jobs.separate(song, new_take(song, slot, preset), split(tones(song.seconds)))
+    return take
+
+
+# --------------------------------------------------------------------------- a song's folder
+
+
+def test_a_song_is_decoded_once_and_known_by_its_numbers(song: jobs.Song) -> None:
+    mixture = tones().sum(0)
+    assert song.name == "take one #3"
+    assert song.seconds == pytest.approx(SECONDS)
+    assert song.peak == pytest.approx(float(mixture.abs().max()), abs=1e-6)
+    assert song.rms == pytest.approx(float(mixture.square().mean().sqrt()), rel=1e-4)
+    kept = torch.cat([block[0] for block in jobs.read(song, "mixture")], dim=-1)
+    torch.testing.assert_close(kept, mixture, rtol=0, atol=0)
+
+
+def test_what_is_no_audio_leaves_nothing_behind(tmp_path: Path) -> None:
+    path = tmp_path / "notes.mp3"
+    path.write_text("not music at all" * 100)
+    with pytest.raises(audio.AudioError):
+        jobs.prepare(path, tmp_path / "songs")
+    assert not list((tmp_path / "songs").glob("*/*"))
+
+
+def test_a_song_that_is_too_long_is_refused_by_its_audio_not_its_header(tmp_path: Path) -> None:
+    path = tmp_path / "long.wav"
+    audio.save(path, torch.zeros(2, 3 * SAMPLE_RATE), SAMPLE_RATE)
+    with pytest.raises(audio.AudioError):
+        jobs.prepare(path, tmp_path / "songs", max_seconds=2)
+    assert not list((tmp_path / "songs").glob("*"))
+
+
+@pytest.mark.parametrize("token", [None, "", "..", "../../etc/passwd", "a" * 21, "a" * 23, 7])
+def test_only_a_token_opens_a_folder(tmp_path: Path, token: object) -> None:
+    assert jobs.load_song(tmp_path, token) is None  # type: ignore[arg-type]
+
+
+# --------------------------------------------------------------------------- the run
+
+
+def test_stems_can_be_read_while_the_rest_is_still_being_worked_on(song: jobs.Song) -> None:
+    blocks = split(tones())
+    run = jobs.separate(song, new_take(song), iter(blocks))
+    assert next(run).ready == 0
+    now = next(run)
+    assert now.ready == blocks[0].shape[-1]
+    assert now.state == "running"
+    assert jobs.load_take(song, "a") is None, "a take is on record once it has ended"
+    there = np.array(jobs.samples(song, "a", 4))
+    np.testing.assert_array_equal(there, blocks[0].permute(2, 0, 1).numpy())
+    *_, last = run
+    assert (last.state, last.ready, last.done) == ("finished", song.frames, 1.0)
+    assert jobs.load_take(song, "a") == last
+
+
+def test_files_hold_what_the_stems_were(song: jobs.Song) -> None:
+    take = separated(song)
+    kept = torch.cat(list(jobs.read(song, "a", 0, None, 4)), dim=-1)
+    torch.testing.assert_close(kept, tones(), rtol=0, atol=0)
+    playback = np.fromfile(song.folder / "a.pcm", "<i2").reshape(-1, 8) * jobs.HEADROOM / 32768
+    expected = tones().permute(2, 0, 1).reshape(-1, 8).numpy()
+    # half a step of 16 bits at a headroom of 6 dB
+    np.testing.assert_allclose(playback, expected, atol=jobs.HEADROOM / 32768 / 2 + 1e-7)
+    peaks = np.fromfile(song.folder / "a.peaks", np.uint8).reshape(-1, 4)
+    assert len(peaks) == int(SECONDS * jobs.PEAKS_PER_SECOND)
+    loudest = (peaks.max(0) / 255.0) ** 2 * jobs.HEADROOM
+    np.testing.assert_allclose(loudest, [0.3, 0.1, 0.4, 0.2], rtol=0.02)
+    np.testing.assert_allclose(take.peak, [0.3, 0.1, 0.4, 0.2], rtol=1e-3)
+
+
+def test_stems_louder_than_full_scale_are_kept_whole(song: jobs.Song) -> None:
+    loud = 4 * tones()
+    *_, take = jobs.separate(song, new_take(song), split(loud))
+    assert max(take.peak) > 1.5
+    kept = torch.cat(list(jobs.read(song, "a", 0, None, 4)), dim=-1)
+    torch.testing.assert_close(kept, loud, rtol=0, atol=0)
+
+
+def test_the_gram_matrix_tells_the_energy_of_any_mix(song: jobs.Song) -> None:
+    take = separated(song)
+    gains = torch.tensor([0.5, 0.0, 1.2, 1.0], dtype=torch.float64)
+    energy = gains @ torch.tensor(take.gram, dtype=torch.float64) @ gains
+    mix = torch.einsum("s, s c n -> c n", gains, tones().double())
+    assert float(energy) == pytest.approx(float(mix.square().sum()), rel=1e-6)
+
+
+def test_stop_keeps_what_is_there(song: jobs.Song) -> None:
+    blocks, stopped = split(tones()), []
+    run = jobs.separate(song, new_take(song), iter(blocks), lambda: bool(stopped))
+    next(run), next(run)
+    stopped.append(True)
+    (last,) = run
+    assert (last.state, last.ready) == ("stopped", blocks[0].shape[-1])
+    assert jobs.load_take(song, "a") == last
+    assert "kept" in words.ended(last, SAMPLE_RATE)
+
+
+def test_stop_before_the_first_block_leaves_no_take(song: jobs.Song) -> None:
+    *_, last = jobs.separate(song, new_take(song), split(tones()), lambda: True)
+    assert (last.state, last.ready) == ("stopped", 0)
+    assert jobs.load_takes(song) == []
+
+
+def test_a_listener_who_leaves_frees_the_network(song: jobs.Song) -> None:
+    closed = []
+
+    def blocks():
+        try:
+            yield from split(tones())
+        finally:
+            closed.append(True)
+
+    run = jobs.separate(song, new_take(song), blocks())
+    next(run), next(run)
+    run.close()
+    assert closed == [True]
+    take = jobs.load_take(song, "a")
+    assert take is not None
+    assert take.state == "stopped"
+
+
+def test_a_network_that_fails_keeps_what_was_finished(song: jobs.Song) -> None:
+    def blocks():
+        yield split(tones())[0]
+        raise ValueError("the model gave numbers that are not finite")
+
+    with pytest.raises(ValueError, match="not finite"):
+        list(jobs.separate(song, new_take(song), blocks()))
+    take = jobs.load_take(song, "a")
+    assert take is not None
+    assert take.ready == 40_000
+
+
+# --------------------------------------------------------------------------- the line
+
+
+def test_the_line_keeps_the_order_of_arrival() -> None:
+    line = jobs.Turnstile()
+    first, second, third = line.enter(), line.enter(), line.enter()
+    assert [line.place(t) for t in (first, second, third)] == [0, 1, 2]
+    line.leave(second)
+    assert line.place(third) == 1
+    line.leave(first)
+    assert line.place(third) == 0
+
+
+def test_a_full_line_says_so() -> None:
+    line = jobs.Turnstile(limit=2)
+    for _ in range(3):
+        line.enter()
+    with pytest.raises(jobs.Full, match="2 songs are waiting"):
+        line.enter()
+
+
+def test_who_left_the_line_loses_the_place_and_who_works_keeps_it() -> None:
+    line = jobs.Turnstile(patience=0.05)
+    working, absent, waiting = line.enter(), line.enter(), line.enter()
+    time.sleep(0.1)
+    assert line.place(waiting) == 1
+    with pytest.raises(jobs.Full, match="lost its place"):
+        line.place(absent)
+    assert line.place(working) == 0
+
+
+# --------------------------------------------------------------------------- housekeeping
+
+
+def test_the_sweeper_takes_what_nobody_touches(tmp_path: Path, song: jobs.Song) -> None:
+    root = song.folder.parent
+    later = time.time() + 1000
+    assert jobs.sweep(root, max_age=2000, now=later) == 0
+    os.utime(song.folder / "song.json", (later, later))
+    assert jobs.sweep(root, max_age=500, now=later) == 0, "a touched song stays whole"
+    assert jobs.sweep(root, max_age=500, now=later + 501) == 1
+    assert not song.folder.exists()
+
+
+def test_a_copy_is_its_own(song: jobs.Song) -> None:
+    separated(song)
+    copy = jobs.fork(replace(song, origin="link"), "a")
+    assert copy.token != song.token
+    jobs.forget(copy, "a")
+    assert jobs.load_take(song, "a") is not None
+    assert jobs.load_song(song.folder.parent, copy.token) == copy
+
+
+# --------------------------------------------------------------------------- files to take away
+
+
+@pytest.mark.parametrize("format", sorted(audio.FORMATS))
+def test_a_stem_comes_back_from_its_file(song: jobs.Song, format: str) -> None:
+    take = separated(song)
+    made = export.write(song, take, "drums", format)
+    assert made.path.name == f"take one _3-drums-paper_small.{audio.FORMATS[format]}"
+    assert made.gain == 1.0
+    read = audio.load(made.path)
+    error = (read[:, : song.frames] - tones()[1]).abs().max()
+    # lossy formats may be off by what they leave out of a pure tone
+    assert error < {"mp3": 0.03, "wav32f": 1e-7, "wav24": 1e-6, "flac24": 1e-6}.get(format, 4e-5)
+
+
+def test_stems_that_would_clip_share_one_gain_and_float_keeps_the_level(song: jobs.Song) -> None:
+    *_, take = jobs.separate(song, new_take(song), split(5 * tones()))
+    gains = {export.write(song, take, name, "wav16").gain for name in SOURCES}
+    assert gains == {1 / max(take.peak)}
+    assert "Turned down by" in words.turned_down(gains.pop())
+    made = export.write(song, take, "bass", "wav32f")
+    assert made.gain == 1.0
+    assert float(audio.load(made.path).abs().max()) == pytest.approx(2.0, rel=1e-3)
+
+
+def test_the_zip_holds_all_stems_and_they_add_up(song: jobs.Song, tmp_path: Path) -> None:
+    take = separated(song)
+    made = export.write(song, take, "all", "wav24")
+    assert made.path.name == "take one _3-stems-paper_small.zip"
+    with zipfile.ZipFile(made.path) as archive:
+        assert archive.testzip() is None
+        archive.extractall(tmp_path / "out")
+    files = sorted((tmp_path / "out").iterdir())
+    assert [f.name.split("-")[1] for f in files] == sorted(SOURCES)
+    total = torch.stack([audio.load(f) for f in files]).sum(0)
+    torch.testing.assert_close(total, tones().sum(0), rtol=0, atol=1e-6)
+
+
+def test_karaoke_and_drumless_are_the_song_without_a_stem(song: jobs.Song) -> None:
+    take = separated(song)
+    for what, gone in (("karaoke", 0), ("drumless", 1)):
+        read = audio.load(export.write(song, take, what, "wav32f").path)
+        torch.testing.assert_close(read, tones().sum(0) - tones()[gone], rtol=0, atol=1e-6)
+
+
+def test_your_mix_follows_the_faders(song: jobs.Song) -> None:
+    take = separated(song)
+    faders = {"vocals": 0.0, "drums": 2.0, "bass": 0.5, "other": 1}
+    read = audio.load(export.write(song, take, "mix", "wav32f", faders).path)
+    expected = torch.einsum("s, s c n -> c n", torch.tensor([0.0, 2.0, 0.5, 1.0]), tones())
+    torch.testing.assert_close(read, expected, rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("faders", "message"),
+    [
+        ({"vocals": "loud"}, "fader of vocals"),
+        ({"bass": float("nan")}, "fader of bass"),
+        ({"bass": 3.0}, "from 0 to 2"),
+        (dict.fromkeys(SOURCES, 0.0), "all faders are down"),
+    ],
+)
+def test_faders_from_a_browser_are_checked(song: jobs.Song, faders: dict, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        export.write(song, separated(song), "mix", "wav16", faders)
+
+
+def test_unknown_things_to_take_away_are_named(song: jobs.Song) -> None:
+    take = separated(song)
+    with pytest.raises(ValueError, match=r"nothing called '\.\./x'"):
+        export.write(song, take, "../x", "wav16")
+    with pytest.raises(ValueError, match="no format 'exe'"):
+        export.write(song, take, "vocals", "exe")
+
+
+def test_tags_travel(tmp_path: Path) -> None:
+    path = tmp_path / "x.flac"
+    tags = {"title": "Blue", "artist": "Somebody", "album": "Red"}
+    audio.save(path, tones().sum(0), SAMPLE_RATE, "flac", tags=tags)
+    song = jobs.prepare(path, tmp_path / "songs")
+    assert song.name == "Somebody - Blue"
+    made = export.write(song, separated(song), "vocals", "mp3")
+    assert audio.probe(made.path).tags == {**tags, "title": "Blue (vocals)"}
+
+
+@pytest.mark.parametrize("name", ["../../etc/x", "a/b\\c:d*e?f", "  .hidden. ", "Ünïcödé 曲", ""])
+def test_file_names_are_safe_anywhere(song: jobs.Song, name: str) -> None:
+    made = export.file_name(replace(song, name=name), "vocals", new_take(song), "wav")
+    assert Path(made).name == made
+    assert not set(made) & set('/\\:*?"<>|')
+    assert not made.startswith(".")
+    assert made.endswith("-vocals-paper_small.wav")
+
+
+# --------------------------------------------------------------------------- links
+
+
+def test_a_link_survives_a_restart_and_restores_the_result(song: jobs.Song, tmp_path: Path) -> None:
+    takes = [separated(song), separated(song, "b", "fullband_small")]
+    link = share.Shares(tmp_path / "links", days=2).create(song, takes)
+    after_restart = share.Shares(tmp_path / "links", days=2)
+    opened = after_restart.open(link.token, tmp_path / "elsewhere")
+    assert (opened.name, opened.frames, opened.origin) == (song.name, song.frames, "link")
+    restored = jobs.load_takes(opened)
+    assert [t.preset for t in restored] == ["paper_small", "fullband_small"]
+    kept = torch.cat(list(jobs.read(opened, "b", 0, None, 4)), dim=-1)
+    torch.testing.assert_close(kept, tones(), rtol=0, atol=2 / 32768)
+    assert after_restart.open(link.token, tmp_path / "elsewhere") == opened, "decoded once"
+
+
+def test_a_loud_result_comes_back_at_its_level(song: jobs.Song, tmp_path: Path) -> None:
+    *_, take = jobs.separate(song, new_take(song), split(5 * tones()))
+    shares = share.Shares(tmp_path / "links")
+    opened = shares.open(shares.create(song, [take]).token, tmp_path / "elsewhere")
+    kept = torch.cat(list(jobs.read(opened, "a", 0, None, 4)), dim=-1)
+    torch.testing.assert_close(kept, 5 * tones(), rtol=0, atol=4 / 32768)
+
+
+def test_a_link_ends_when_it_says(song: jobs.Song, tmp_path: Path) -> None:
+    now = [1e9]
+    shares = share.Shares(tmp_path / "links", days=2, clock=lambda: now[0])
+    link = shares.create(song, [separated(song)])
+    assert words.until(link.expires) == "11 September 2001, 01:46 UTC"
+    now[0] += 2 * 86400 - 1
+    assert shares.look(link.token) is not None
+    assert shares.sweep() == 0
+    now[0] += 2
+    with pytest.raises(ValueError, match="expired"):
+        shares.open(link.token, tmp_path / "elsewhere")
+    assert shares.sweep() == 1
+    assert not list((tmp_path / "links").iterdir())
+
+
+def test_only_its_maker_deletes_a_link(song: jobs.Song, tmp_path: Path) -> None:
+    shares = share.Shares(tmp_path / "links")
+    link = shares.create(song, [separated(song)])
+    assert link.key not in json.dumps(shares.look(link.token)), "the key itself is not stored"
+    assert not shares.delete(link.token, link.token)
+    assert not shares.delete(link.token, "")
+    assert shares.delete(link.token, link.key)
+    assert shares.look(link.token) is None
+    assert not shares.delete(link.token, link.key)
+
+
+@pytest.mark.parametrize("token", ["", "../links", "x" * 22, "..", None, 5])
+def test_a_link_that_never_was_opens_nothing(tmp_path: Path, token: object) -> None:
+    (tmp_path / "links").mkdir()
+    with pytest.raises(ValueError, match="never there"):
+        share.Shares(tmp_path / "links").open(token, tmp_path)  # type: ignore[arg-type]
+
+
+def test_links_stay_within_their_room(song: jobs.Song, tmp_path: Path) -> None:
+    shares = share.Shares(tmp_path / "links", limit=100_000)
+    with pytest.raises(ValueError, match="no room"):
+        shares.create(song, [separated(song)])
+    assert not list((tmp_path / "links").iterdir())
+
+
+def test_a_running_take_is_not_shared(song: jobs.Song, tmp_path: Path) -> None:
+    take = replace(separated(song), state="running")
+    with pytest.raises(ValueError, match="nothing to share"):
+        share.Shares(tmp_path / "links").create(song, [take])
+
+
+# --------------------------------------------------------------------------- pictures
+
+
+def test_masks_tell_the_share_of_each_stem(song: jobs.Song) -> None:
+    config = configs["paper_small"]
+    mixture = plots.power(jobs.samples(song, "mixture"), config)
+    separated(song)
+    shares = plots.shares(plots.power(jobs.samples(song, "a", 4), config), mixture)
+    centres = plots.frequencies()
+    for index, pitch in enumerate((440.0, 5000.0, 80.0, 1500.0)):
+        row = int(np.abs(np.log(centres / pitch)).argmin())
+        middle = shares[:, row, shares.shape[2] // 2]
+        assert float(middle[index]) > 0.95, "a tone belongs to its stem"
+        assert int(middle.argmax()) == index
+
+
+def test_a_spectrogram_is_loud_where_the_tone_is() -> None:
+    samples = tones().permute(2, 0, 1).numpy()
+    found = plots.power(samples, configs["paper_small"])
+    assert found.shape[:2] == (4, plots.ROWS)
+    centres = plots.frequencies()
+    for stem, pitch in zip(found, (440.0, 5000.0, 80.0, 1500.0), strict=True):
+        loudest = centres[int(stem.mean(1).argmax())]
+        assert loudest == pytest.approx(pitch, rel=0.06)
+
+
+def test_pictures_are_small_whatever_the_length(tmp_path: Path) -> None:
+    path = tmp_path / "noise.wav"
+    noise = 0.1 * torch.randn(2, 60 * SAMPLE_RATE, generator=torch.Generator().manual_seed(0))
+    audio.save(path, noise, SAMPLE_RATE)
+    song = jobs.prepare(path, tmp_path / "songs")
+    blocks = [block[0][None].expand(4, -1, -1) / 4 for block in jobs.read(song, "mixture")]
+    *_, take = jobs.separate(song, new_take(song), blocks)
+    assert len(plots.draw(song, [], "song").to_json()) < 90_000
+    assert len(plots.draw(song, [take], "masks").to_json()) < 300_000
+
+
+def test_paper_presets_show_where_they_end(song: jobs.Song) -> None:
+    paper = plots.draw(song, [separated(song)], "masks")
+    (line, *_) = paper.layout.shapes
+    assert line.y0 == pytest.approx(14700)
+    assert any("14.7 kHz" in (a.text or "") for a in paper.layout.annotations)
+    full = plots.draw(song, [separated(song, "a", "fullband_small")], "masks")
+    assert not full.layout.shapes
+
+
+def test_views_follow_what_there_is(song: jobs.Song) -> None:
+    assert [name for _, name in plots.choices([])] == ["song"]
+    a, b = separated(song), separated(song, "b")
+    assert [name for _, name in plots.choices([a])] == ["song", "stems", "masks"]
+    assert [name for _, name in plots.choices([a, b])] == list(plots.VIEWS)
+    for view in plots.VIEWS:
+        assert plots.draw(song, [a, b], view).data
+    # equal takes do not differ: every byte is the middle of the scale
+    same = plots.draw(song, [a, b], "difference").data[0].z
+    assert set(np.unique(same)) <= {127, 128}
+
+
+def test_a_view_of_nothing_is_the_song(song: jobs.Song) -> None:
+    assert len(plots.draw(song, [], "masks").data) == 1
+    assert len(plots.draw(song, [], "what?").data) == 1
+
+
+# --------------------------------------------------------------------------- the page's parts
+
+
+def test_colours_can_be_told_apart_and_read() -> None:
+    for colours in (theme.LIGHT, theme.DARK):
+        grounds = [colours[name] for name in ("page", "surface", "wash")]
+        for ground in grounds:
+            assert theme.contrast(colours["ink"], ground) >= 7
+            assert theme.contrast(colours["muted"], ground) >= 4.5
+            assert theme.contrast(colours["accent"], ground) >= 4.5
+            for stem in SOURCES:
+                assert theme.contrast(colours[stem], ground) >= 3
+        assert theme.contrast(colours["accent"], colours["on-accent"]) >= 4.5
+
+
+def test_the_template_holds_no_place_for_data() -> None:
+    html = player.stem_player().html_template
+    assert "${" not in html
+    assert "{{" not in html
+
+
+def test_the_player_asks_no_other_host() -> None:
+    for path in player.STATIC.iterdir():
+        text = path.read_text(encoding="utf-8")
+        if path.suffix != ".md":
+            assert "http://" not in text, path
+            assert "https://" not in text, path
+
+
+def test_what_the_player_gets_is_small(song: jobs.Song) -> None:
+    takes = [separated(song), separated(song, "b")]
+    value = player.payload(song, takes, phase="running")
+    assert len(json.dumps(value)) < 6000
+
+
+# --------------------------------------------------------------------------- engine and studio
+
+
+@pytest.fixture(scope="module")
+def checkpoints(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("checkpoints")
+    torch.manual_seed(0)
+    model = MoisesLight(**configs["paper_small"])
+    weights.save(model, folder / "paper_small.safetensors", {"preset": "paper_small"})
+    return folder
+
+
+@pytest.fixture
+def studio(checkpoints: Path, tmp_path: Path) -> Studio:
+    shares = share.Shares(tmp_path / "links")
+    return Studio(Engine(checkpoints), tmp_path / "songs", shares)
+
+
+def test_presets_without_weights_are_listed_and_refused(studio: Studio) -> None:
+    presets = studio.engine.presets()
+    assert list(presets) == list(configs)
+    assert [p.name for p in presets.values() if p.available] == ["paper_small"]
+    assert presets["paper_large"].parameters == 4_660_592
+    assert "no weights yet" in words.choice(presets["paper_large"])
+    assert "cannot run" in words.cost(studio.engine, presets["paper_large"], "cpu", None)
+    with pytest.raises(ValueError, match="no trained weights here; choose Paper small"):
+        studio.engine.check("paper_large", "cpu")
+    with pytest.raises(ValueError, match="no device 'tpu'"):
+        studio.engine.check("paper_small", "tpu")
+    with pytest.raises(ValueError, match="no preset 'x'"):
+        studio.engine.check("x", "cpu")
+
+
+def test_devices_are_those_that_are_there(studio: Studio) -> None:
+    names = [device.name for device in studio.engine.devices]
+    assert names[-1] == "cpu"
+    assert ("cuda" in names) == torch.cuda.is_available()
+
+
+def test_a_speed_is_only_said_once_it_was_measured(studio: Studio, song: jobs.Song) -> None:
+    known = studio.engine.presets()["paper_small"]
+    assert "not measured" in words.cost(studio.engine, known, "cpu", 60)
+    frames = 60 * SAMPLE_RATE
+    studio.engine.learn(replace(new_take(song), frames=frames, ready=frames, work=30.0))
+    assert "about 1 min 30 s" in words.cost(studio.engine, known, "cpu", 180)
+
+
+def test_a_real_network_runs_through_the_studio(studio: Studio, song: jobs.Song) -> None:
+    events = list(studio.separate(song, "a", "paper_small", "cpu", 0, song.frames, True))
+    phases = [phase for phase, _, _ in events]
+    assert phases[0] == "running"
+    assert phases[-1] == "finished"
+    take = events[-1][2]
+    assert take.parameters == 2_520_592
+    total = torch.cat(list(jobs.read(song, "a", 0, None, 4)), dim=-1).sum(0)
+    # with the residual in `other` the stems add up to the song
+    torch.testing.assert_close(total, tones().sum(0), rtol=0, atol=1e-5)
+
+
+def test_two_runs_never_work_at_once(studio: Studio, song: jobs.Song) -> None:
+    other = jobs.fork(song)
+    first = studio.separate(song, "a", "paper_small", "cpu", 0, song.frames)
+    second = studio.separate(other, "a", "paper_small", "cpu", 0, song.frames)
+    assert next(first)[0] == "running"
+    phase, text, _ = next(second)
+    assert phase == "queued"
+    assert "Next in line" in text
+    first.close()
+    assert next(second)[0] == "running"
+    second.close()
+    assert studio.turnstile.place(studio.turnstile.enter()) == 0
+
+
+def test_stop_reaches_a_run_that_waits(studio: Studio, song: jobs.Song) -> None:
+    other = jobs.fork(song)
+    first = studio.separate(song, "a", "paper_small", "cpu", 0, song.frames)
+    second = studio.separate(other, "a", "paper_small", "cpu", 0, song.frames)
+    next(first), next(second)
+    studio.stop(other.token)
+    assert [phase for phase, _, _ in second] == ["stopped"]
+    first.close()
+
+
+def test_errors_reach_the_page_as_one_sentence(studio: Studio, tmp_path: Path) -> None:
+    path = tmp_path / "bad.wav"
+    path.write_bytes(b"RIFF" + bytes(40))
+    with pytest.raises(gr.Error) as caught:
+        studio.open_song(str(path))
+    assert "Traceback" not in str(caught.value.message)
+    assert str(tmp_path) not in str(caught.value.message), "no path of the server"
+    with pytest.raises(gr.Error, match="no longer on the server"):
+        studio.song(jobs.new_token())
+    with pytest.raises(gr.Error, match="Choose a song"):
+        studio.song(None)
+
+
+def test_a_preview_lies_within_the_song(studio: Studio, song: jobs.Song) -> None:
+    long = replace(song, frames=100 * SAMPLE_RATE)
+    assert studio.extent(long, WHOLE, 50) == (0, long.frames)
+    assert studio.extent(long, PREVIEW, 50) == (50 * SAMPLE_RATE, 30 * SAMPLE_RATE)
+    assert studio.extent(long, PREVIEW, 99) == (70 * SAMPLE_RATE, 30 * SAMPLE_RATE)
+    assert studio.extent(song, PREVIEW, 2) == (0, song.frames)
+
+
+def test_nothing_unpicklable_goes_to_a_gpu_worker(
+    studio: Studio, song: jobs.Song, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import pickle
+
+    seen = []
+
+    def blocks(*arguments):
+        seen.append(pickle.loads(pickle.dumps(arguments)))
+        yield from (block.numpy() for block in split(tones()))
+
+    monkeypatch.setattr(engines, "_blocks", blocks)
+    list(studio.separate(song, "a", "paper_small", "cpu", 0, song.frames))
+    assert seen
+    assert engines._seconds_of_gpu(*seen[0]) >= 20
+
+
+def test_the_page_builds_with_and_without_weights(checkpoints: Path, tmp_path: Path) -> None:
+    for folder in (checkpoints, tmp_path):
+        demo = build_demo(folder)
+        names = {f.api_name for f in demo.fns.values() if f.api_visibility == "public"}
+        assert names == {"separate", "presets"}
