@@ -16,11 +16,12 @@ from pathlib import Path
 import numpy as np
 
 from moises_light.config import SOURCES
-from moises_light.training import bands, banks, render, singing
+from moises_light.training import bands, banks, render, singing, world
 from moises_light.training.corpus import Corpus, Track, name_seed, write_licences, write_track
 from moises_light.training.songs import find_songs, read_song
 
-_log = logging.getLogger(__name__)
+Say = Callable[[Track], object]
+"""Told of every track that was written."""
 
 
 def known_names(corpus: Path, split: str) -> set[str]:
@@ -30,7 +31,7 @@ def known_names(corpus: Path, split: str) -> set[str]:
     return {track.name for track in Corpus(corpus, split).tracks}
 
 
-def add_songs(corpus: Path, folder: Path, say: Callable) -> None:
+def add_songs(corpus: Path, folder: Path, say: Say) -> None:
     """Add every song below a folder to `train`."""
     done = known_names(corpus, "train")
     for path, song in find_songs(folder):
@@ -62,7 +63,11 @@ def song_licences(folder: Path) -> list[tuple[str, str, str, str]]:
 
 
 def add_collages(
-    corpus: Path, bank: banks.Bank, seed: int, counts: dict[str, int], say: Callable
+    corpus: Path,
+    bank: banks.Bank,
+    seed: int,
+    counts: dict[str, int],
+    say: Say,
 ) -> None:
     """Add tracks of isolated vocals, bass lines and melody instruments to `train`."""
     done = known_names(corpus, "train")
@@ -146,14 +151,20 @@ def make_band(
 
 
 def add_bands(
-    corpus: Path, split: str, studio: render.Studio, seed: int, count: int, say: Callable
+    corpus: Path,
+    split: str,
+    studio: render.Studio,
+    seed: int,
+    count: int,
+    say: Say,
+    seconds: float | None = None,
 ) -> None:
-    """Add rendered bands, one after another; those of the held-out split last 20 s."""
+    """Add rendered bands, one after another, each of about `seconds` or a length of its own."""
     done = known_names(corpus, split)
     for number in range(count):
         name = f"band-{number:04d}"
         if name not in done:
-            say(make_band(corpus, split, name, studio, seed, 20.0 if split == "heldout" else None))
+            say(make_band(corpus, split, name, studio, seed, seconds))
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -188,7 +199,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 other = banks.Bank(options.banks, held_out=True)
                 write_licences(options.corpus, {sample.licence_row for sample in other.samples})
                 studio = render.Studio(other, held_out=True)
-                add_bands(options.corpus, "heldout", studio, options.seed, options.heldout, say)
+                add_bands(
+                    *(options.corpus, "heldout", studio, options.seed, options.heldout, say),
+                    seconds=20.0,
+                )
+            if options.bands and not world.available():
+                print("pyworld is missing: nobody sings but recorded voices; pip install pyworld")
             studio = render.Studio(bank)
             add_bands(options.corpus, "train", studio, options.seed, options.bands, say)
     except ValueError as error:

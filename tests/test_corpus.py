@@ -1,0 +1,232 @@
+"""The corpus on disk, song folders, banks, and the build."""
+
+from __future__ import annotations
+
+import json
+import pickle
+
+import numpy as np
+import pytest
+from tiny_material import FILES, RATE, make_bank, make_song, tone
+
+from moises_light.training import banks, build, corpus, songs
+from moises_light.training.corpus import Corpus, write_track
+
+
+@pytest.fixture(scope="module")
+def bank_folder(tmp_path_factory):
+    return make_bank(tmp_path_factory.mktemp("bank"))
+
+
+def noise(seed, seconds=2.0, level=0.1):
+    rng = np.random.default_rng(seed)
+    return (level * rng.standard_normal((2, int(seconds * RATE)))).astype(np.float32)
+
+
+def test_a_track_comes_back_as_it_was_written(tmp_path):
+    stems = {"vocals": noise(0), "drums": noise(1)}
+    write_track(tmp_path, "train", "a", "song", stems, material=["tests"])
+    opened = Corpus(tmp_path, "train")
+    (track,) = opened.tracks
+    assert (track.kind, track.rows, track.material) == ("song", ("vocals", "drums"), ("tests",))
+    for source, audio in stems.items():
+        read = opened.read(track, source, 1000, 5000)
+        # one gain of 32000/32768 for headroom, then half a step of 16 bits
+        expected = audio[:, 1000:6000] * 32000 / 32768
+        np.testing.assert_allclose(read, expected, atol=0.5001 / 32768)
+
+
+def test_outside_a_track_there_is_silence(tmp_path):
+    track = write_track(tmp_path, "train", "a", "song", {"bass": noise(0)})
+    opened = Corpus(tmp_path)
+    before = opened.read(track, "bass", -100, 200)
+    assert not before[:, :100].any()
+    assert before[:, 100:].any()
+    assert not opened.read(track, "vocals", 0, 200).any()
+
+
+def test_a_silent_stem_is_spoken_for_and_takes_no_room(tmp_path):
+    stems = {"vocals": np.zeros((2, RATE), np.float32), "bass": tone(50, 1)}
+    track = write_track(tmp_path, "train", "a", "band", stems)
+    assert track.present == ("vocals", "bass")
+    assert track.rows == ("bass",)
+    assert np.load(tmp_path / "train" / "a.npy").shape == (1, 2, RATE)
+
+
+def test_loud_stems_are_scaled_by_one_gain(tmp_path):
+    stems = {"vocals": tone(300, 1, level=3.0), "bass": tone(50, 1, level=0.3)}
+    track = write_track(tmp_path, "train", "a", "song", stems)
+    opened = Corpus(tmp_path)
+    vocals, bass = (opened.read(track, s, 0, RATE) for s in ("vocals", "bass"))
+    assert np.abs(vocals).max() < 1
+    assert np.abs(vocals).max() / np.abs(bass).max() == pytest.approx(10, rel=1e-2)
+
+
+def test_activity_tells_sound_from_silence(tmp_path):
+    audio = np.concatenate([np.zeros((2, RATE), np.float32), noise(0, 1)], axis=1)
+    track = write_track(tmp_path, "train", "a", "song", {"drums": audio})
+    assert list(track.activity["drums"]) == [-99, -99, -20, -20]
+    assert track.level["drums"] == pytest.approx(-20, abs=0.5)
+    assert corpus.hours([track], "drums") == pytest.approx(1 / 3600)
+
+
+def test_rescan_takes_up_new_tracks_and_waits_for_half_a_line(tmp_path):
+    write_track(tmp_path, "train", "a", "song", {"bass": noise(0)})
+    opened = Corpus(tmp_path)
+    assert opened.rescan() == 0
+    write_track(tmp_path, "train", "b", "song", {"bass": noise(1)})
+    index = tmp_path / "train" / "index.jsonl"
+    whole = index.read_bytes()
+    index.write_bytes(whole[:-10])
+    assert opened.rescan() == 0
+    index.write_bytes(whole)
+    assert opened.rescan() == 1
+    assert [track.name for track in opened.tracks] == ["a", "b"]
+
+
+def test_an_open_corpus_travels_to_worker_processes(tmp_path):
+    track = write_track(tmp_path, "train", "a", "song", {"bass": noise(0)})
+    opened = Corpus(tmp_path)
+    here = opened.read(track, "bass", 0, 100)
+    there = pickle.loads(pickle.dumps(opened)).read(track, "bass", 0, 100)
+    np.testing.assert_array_equal(here, there)
+
+
+def test_what_cannot_be_written_or_opened_says_why(tmp_path):
+    with pytest.raises(ValueError, match=r"choose a split of .*train.*heldout"):
+        write_track(tmp_path, "test", "a", "song", {"bass": noise(0)})
+    with pytest.raises(ValueError, match="one or more of vocals, drums, bass, other"):
+        write_track(tmp_path, "train", "a", "song", {"tuba": noise(0)})
+    with pytest.raises(ValueError, match="different shapes"):
+        write_track(tmp_path, "train", "a", "song", {"bass": noise(0), "other": noise(0, 1)})
+    with pytest.raises(ValueError, match=r"make one with python -m moises_light\.training\.build"):
+        Corpus(tmp_path / "nowhere")
+
+
+def test_a_song_folder_of_musdb_is_read(tmp_path):
+    names = {"mixture": 100, "vocals": 300, "drums": 400, "bass": 50, "other": 600}
+    make_song(tmp_path / "Band - Song", names)
+    ((path, song),) = songs.find_songs(tmp_path)
+    stems = songs.read_song(path, song)
+    assert set(song.present) == set(stems) == {"vocals", "drums", "bass", "other"}
+    assert stems["vocals"].shape == (2, 2 * RATE)
+    assert peak_hertz(stems["bass"]) == pytest.approx(50, abs=1)
+
+
+def test_a_song_folder_of_moisesdb_is_read(tmp_path):
+    folder = tmp_path / "0a1b"
+    make_song(folder, {"vocals/lead": 300, "drums/kick": 60, "percussion/shaker": 5000})
+    make_song(folder, {"guitar/clean": 500, "piano/grand": 700, "other_keys/synth": 900})
+    (folder / "data.json").write_text(json.dumps({"song": "x"}))
+    ((path, song),) = songs.find_songs(tmp_path)
+    stems = songs.read_song(path, song)
+    assert set(stems) == {"vocals", "drums", "other"}
+    # the list of the whole song makes the bass silent rather than unknown
+    assert set(song.present) == {"vocals", "drums", "bass", "other"}
+    for source, parts in {"drums": [60, 5000], "other": [500, 700, 900]}.items():
+        spectrum = np.abs(np.fft.rfft(stems[source][0]))
+        loud = np.flatnonzero(spectrum > 0.5 * spectrum.max()) / 2
+        assert sorted(loud) == parts
+
+
+def test_a_song_without_some_stems_does_not_speak_for_them(tmp_path, caplog):
+    make_song(tmp_path / "song", {"guitar": 500, "vocals": 300, "bass_other_mixed": 80})
+    ((path, song),) = songs.find_songs(tmp_path)
+    assert set(song.present) == {"vocals", "other"}
+    assert set(songs.read_song(path, song)) == {"vocals", "other"}
+    assert "bass_other_mixed" in caplog.text
+
+
+def test_other_rates_lengths_and_mono_come_out_alike(tmp_path):
+    make_song(tmp_path / "song", {"vocals": 300}, seconds=2, rate=22050)
+    make_song(tmp_path / "song", {"bass": 50}, seconds=1)
+    ((path, song),) = songs.find_songs(tmp_path)
+    stems = songs.read_song(path, song)
+    assert stems["vocals"].shape == stems["bass"].shape == (2, 2 * RATE)
+    assert peak_hertz(stems["vocals"]) == pytest.approx(300, abs=1)
+    assert not stems["bass"][:, RATE:].any()
+    assert songs.to_stereo(np.ones((1, 4))).shape == (2, 4)
+
+
+def test_the_streams_of_a_stem_file_are_told_apart(tmp_path):
+    av = pytest.importorskip("av")
+    hertz = {"mixture": 100, "drums": 400, "bass": 150, "other": 600, "vocals": 300}
+    path = tmp_path / "Song.stem.mp4"
+    with av.open(str(path), "w") as container:
+        streams = [container.add_stream("aac", rate=RATE, layout="stereo") for _ in hertz]
+        for stream, f in zip(streams, hertz.values(), strict=True):
+            audio = np.ascontiguousarray(tone(f, 1.0))
+            frame = av.AudioFrame.from_ndarray(audio, format="fltp", layout="stereo")
+            frame.sample_rate = RATE
+            for packet in [*stream.encode(frame), *stream.encode(None)]:
+                container.mux(packet)
+    ((found, song),) = songs.find_songs(tmp_path)
+    stems = songs.read_song(found, song)
+    for source in song.present:
+        assert peak_hertz(stems[source]) == pytest.approx(hertz[source], abs=2)
+
+
+def test_an_unreadable_file_is_named(tmp_path):
+    (tmp_path / "bad.wav").write_bytes(b"no audio")
+    with pytest.raises(ValueError, match=r"bad\.wav cannot be read as audio"):
+        songs.read_audio(tmp_path / "bad.wav")
+
+
+def test_train_and_heldout_material_share_nothing(bank_folder):
+    train, held = (banks.Bank(bank_folder, held_out=side) for side in (False, True))
+    assert {s.path for s in train.samples}.isdisjoint(s.path for s in held.samples)
+    assert {s.material for s in train.samples}.isdisjoint(s.material for s in held.samples)
+    assert {"bass/pastabass", "other/emilyguitar"} <= {s.material for s in held.samples}
+
+
+def test_songs_and_validation_are_no_bank_material(bank_folder):
+    both = [banks.Bank(bank_folder, held_out=side).samples for side in (False, True)]
+    paths = {sample.path for samples in both for sample in samples}
+    assert len(paths) == len(FILES) - 2
+    assert not any(path.startswith(("songs/", "validation/")) for path in paths)
+
+
+def test_notes_are_played_at_their_pitch(bank_folder):
+    bank = banks.Bank(bank_folder, held_out=False)
+    bass = banks.Instrument(bank, bank.under("bass/growlybass"))
+    # its files are named an octave too high: a2 sounds 55 Hz, MIDI 33
+    assert bass.range == (33, 36)
+    for midi in (31, 33, 35):
+        audio = bass.play(midi, 0.7, 0.9, np.random.default_rng(0))
+        assert banks.pitch_of(audio) == pytest.approx(midi, abs=0.3)
+
+
+def test_pitch_of_noise_is_none():
+    assert banks.pitch_of(noise(0)) is None
+    assert banks.pitch_of(tone(440, 1)) == pytest.approx(69, abs=0.2)
+
+
+def test_a_build_gives_the_same_bits_and_goes_on_where_it_stood(tmp_path, bank_folder, capsys):
+    make_song(tmp_path / "songs" / "one", {"vocals": 300, "drums": 90, "bass": 50, "other": 600})
+    made = []
+    for name in ("first", "second"):
+        target = tmp_path / name
+        command = [str(target), "--songs", str(tmp_path / "songs"), "--banks", str(bank_folder)]
+        assert build.main([*command, "--collages", "3"]) == 0
+        if name == "second":
+            # as if it had been stopped before the last track
+            index = target / "train" / "index.jsonl"
+            lines = index.read_text().splitlines(keepends=True)
+            index.write_text("".join(lines[:-1]))
+            assert build.main([*command, "--collages", "3"]) == 0
+        made.append({p.name: p.read_bytes() for p in (target / "train").iterdir()})
+    assert sorted(made[0]) == sorted(made[1])
+    assert made[0] == made[1]
+    printed = corpus.describe(tmp_path / "first")
+    assert "CC0-1.0 | A. Tester" in printed
+    assert printed.splitlines()[-1] == "without a licence row: songs/one"
+
+
+def test_a_build_without_a_bank_says_so(tmp_path, capsys):
+    assert build.main([str(tmp_path / "c"), "--banks", str(tmp_path)]) == 2
+    assert "LICENSES.tsv" in capsys.readouterr().err
+
+
+def peak_hertz(audio):
+    spectrum = np.abs(np.fft.rfft(audio[0]))
+    return np.argmax(spectrum) * RATE / audio.shape[1]

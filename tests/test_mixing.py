@@ -1,0 +1,191 @@
+"""Examples drawn from a corpus: pure, exact, and as the shares ask."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from tiny_material import RATE
+
+from moises_light.config import SOURCES
+from moises_light.training import augment
+from moises_light.training.corpus import write_track
+from moises_light.training.mixing import MixingConfig, MixtureDataset
+
+LENGTH = RATE
+
+
+def noise(seed, seconds=4.0, level=0.1):
+    rng = np.random.default_rng(seed)
+    return (level * rng.standard_normal((2, int(seconds * RATE)))).astype(np.float32)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """Two whole songs, a bank track for each source, and one held-out song."""
+    path = tmp_path_factory.mktemp("corpus")
+    for song in range(2):
+        stems = {source: noise(10 * song + k) for k, source in enumerate(SOURCES)}
+        write_track(path, "train", f"song-{song}", "song", stems)
+    for k, source in enumerate(SOURCES):
+        tags = ["lead"] if source == "other" else []
+        write_track(path, "train", f"bank-{source}", "bank", {source: noise(50 + k)}, tags=tags)
+    hum = np.sin(2 * np.pi * 1000 * np.arange(4 * RATE) / RATE)
+    held = {source: np.stack([hum, hum]).astype(np.float32) * 0.1 for source in SOURCES}
+    write_track(path, "heldout", "song-9", "song", held)
+    return path
+
+
+def test_an_example_depends_on_seed_and_index_alone(folder):
+    first = MixtureDataset(folder, "train", LENGTH, seed=3)
+    second = MixtureDataset(folder, "train", LENGTH, seed=3)
+    forwards = [first.draw(index) for index in range(6)]
+    backwards = [second.draw(index) for index in reversed(range(6))][::-1]
+    for (mixture, sources), (mixture2, sources2) in zip(forwards, backwards, strict=True):
+        assert torch.equal(mixture, mixture2)
+        assert torch.equal(sources, sources2)
+    other = MixtureDataset(folder, "train", LENGTH, seed=4).draw(0)[0]
+    assert not torch.equal(forwards[0][0], other)
+
+
+def test_the_mixture_is_exactly_the_sum(folder):
+    dataset = MixtureDataset(folder, "train", LENGTH, seed=0)
+    for index in range(40):
+        mixture, sources = dataset.draw(index)
+        assert mixture.shape == (2, LENGTH)
+        assert sources.shape == (4, 2, LENGTH)
+        assert mixture.dtype == sources.dtype == torch.float32
+        assert torch.equal(mixture, sources.sum(0))
+        assert mixture.isfinite().all()
+        assert 0 < mixture.abs().max() <= 1
+
+
+def test_dropped_sources_are_silent(folder):
+    config = MixingConfig(drop=1.0, aligned=0.0, negatives=0.0)
+    dataset = MixtureDataset(folder, "train", LENGTH, config=config)
+    for index in range(20):
+        _, sources = dataset.draw(index)
+        assert [bool(source.any()) for source in sources].count(True) == 1
+
+
+def test_nothing_is_dropped_where_nothing_should_be(folder):
+    config = MixingConfig(drop=0.0, negatives=0.0)
+    dataset = MixtureDataset(folder, "train", LENGTH, config=config)
+    for index in range(20):
+        assert all(bool(source.any()) for source in dataset.draw(index)[1])
+
+
+def test_negatives_have_a_lead_and_no_vocals(folder):
+    config = MixingConfig(negatives=1.0)
+    dataset = MixtureDataset(folder, "train", LENGTH, config=config)
+    for index in range(20):
+        _, sources = dataset.draw(index)
+        assert not sources[SOURCES.index("vocals")].any()
+        assert sources[SOURCES.index("other")].any()
+
+
+def test_shares_are_what_the_config_says(folder):
+    dataset = MixtureDataset(folder, "train", 4410, config=MixingConfig(drop=0, negatives=0.3))
+    silent = [not dataset.draw(index)[1][0].any() for index in range(400)]
+    # three standard deviations of a share of 0.3 among 400
+    assert np.mean(silent) == pytest.approx(0.3, abs=3 * np.sqrt(0.3 * 0.7 / 400))
+
+
+def test_a_flat_aligned_example_is_one_moment_of_one_track(tmp_path):
+    same = noise(0)
+    write_track(tmp_path, "train", "a", "song", dict.fromkeys(SOURCES, same))
+    config = MixingConfig(aligned=1.0, flat=1.0, drop=0.0, negatives=0.0, dull=0.0)
+    dataset = MixtureDataset(tmp_path, "train", LENGTH, config=config)
+    for index in range(5):
+        _, sources = dataset.draw(index)
+        for source in sources[1:]:
+            assert torch.equal(source, sources[0])
+
+
+def test_the_heldout_split_reads_nothing_of_train(folder):
+    config = MixingConfig(aligned=1.0, flat=1.0, drop=0.0, negatives=0.0, dull=0.0)
+    mixture, _ = MixtureDataset(folder, "heldout", LENGTH, config=config).draw(0)
+    spectrum = torch.fft.rfft(mixture[0]).abs()
+    # all of train is noise; what is held out here is a tone of 1 kHz
+    assert spectrum[990:1011].square().sum() > 0.999 * spectrum.square().sum()
+
+
+def test_a_band_limited_voice_limits_the_whole_mixture(tmp_path):
+    for k, source in enumerate(SOURCES):
+        limit = 8000.0 if source == "vocals" else None
+        write_track(tmp_path, "train", source, "bank", {source: noise(k)}, bandwidth=limit)
+    config = MixingConfig(drop=0.0, negatives=0.0, dull=0.0)
+    mixture, _ = MixtureDataset(tmp_path, "train", LENGTH, config=config).draw(0)
+    spectrum = torch.fft.rfft(mixture[0] * torch.hann_window(LENGTH)).abs()
+    # saturation may come after the filter for some source, at a far lower level
+    assert spectrum[8200:].square().mean() < 1e-3 * spectrum[:7000].square().mean()
+
+
+def test_new_tracks_are_taken_up(tmp_path):
+    write_track(tmp_path, "train", "a", "bank", {"bass": noise(0)})
+    dataset = MixtureDataset(tmp_path, "train", LENGTH, config=MixingConfig(negatives=0.0))
+    assert not dataset.draw(0)[1][1].any()
+    write_track(tmp_path, "train", "b", "bank", {"drums": noise(1)})
+    assert dataset.rescan() == 1
+    assert any(dataset.draw(index)[1][1].any() for index in range(10))
+
+
+def test_tracks_shorter_than_a_segment_end_in_silence(tmp_path):
+    write_track(tmp_path, "train", "a", "bank", {"bass": noise(0, seconds=0.5)})
+    mixture, _ = MixtureDataset(tmp_path, "train", 2 * RATE).draw(0)
+    assert mixture.shape == (2, 2 * RATE)
+
+
+def test_moments_are_chosen_where_something_plays(tmp_path):
+    audio = np.concatenate([np.zeros((2, 60 * RATE), np.float32), noise(0, 4)], axis=1)
+    write_track(tmp_path, "train", "a", "bank", {"bass": audio})
+    dataset = MixtureDataset(tmp_path, "train", LENGTH)
+    levels = [float(dataset.draw(index)[0].square().mean()) for index in range(30)]
+    assert np.mean(np.array(levels) > 1e-6) > 0.9
+
+
+def test_an_empty_corpus_is_refused(tmp_path):
+    (tmp_path / "train").mkdir()
+    (tmp_path / "train" / "index.jsonl").touch()
+    with pytest.raises(ValueError, match="holds no audio yet"):
+        MixtureDataset(tmp_path, "train")
+
+
+@pytest.mark.parametrize("speed", [0.9, 1.0, 1.1])
+def test_reshape_resamples_in_place(speed):
+    """A tone comes out higher by the speed, and the piece's first sample stays the first."""
+    n, margin = augment.piece_frame(LENGTH, speed)
+    ratio = n / augment.piece_frame(LENGTH, 1.0)[0]
+    # lengths with a quick FFT lie up to 2 % apart here
+    assert ratio == pytest.approx(speed, rel=0.02)
+    time = (np.arange(n) - margin) / RATE
+    piece = np.stack([np.sin(2 * np.pi * 441 * time)] * 2).astype(np.float32)
+    out = augment.reshape(piece, augment.Shape(low=1e-9), LENGTH)
+    expected = np.sin(2 * np.pi * 441 * ratio * np.arange(LENGTH) / RATE)
+    # rounding of the margin moves the start by half a sample at most: 441 Hz * pi / RATE
+    np.testing.assert_allclose(out[0], expected, atol=0.04)
+
+
+def test_a_flat_shape_changes_nothing():
+    n, margin = augment.piece_frame(LENGTH, 1.0)
+    piece = noise(0)[:, :n]
+    out = augment.reshape(piece, augment.Shape(), LENGTH)
+    np.testing.assert_array_equal(out, piece[:, margin : margin + LENGTH])
+
+
+def test_shelves_and_cutoff_shape_the_spectrum():
+    frequencies = np.array([20.0, 1000.0, 20000.0])
+    shelf = augment.Shape(low=6, low_at=100, high=-6, high_at=5000)
+    gain = 20 * np.log10(augment.response(shelf, frequencies))
+    np.testing.assert_allclose(gain, [6, 0, -6], atol=0.5)
+    cut = augment.response(augment.Shape(cutoff=12000), np.array([11000.0, 12000.0, 15000.0]))
+    np.testing.assert_allclose(cut, [1, 0, 0], atol=1e-6)
+
+
+def test_place_pans_and_narrows():
+    piece = noise(0)
+    left = augment.place(piece, -1.0, 1.0)
+    assert not left[1].any()
+    narrow = augment.place(piece, 0.0, 0.0)
+    np.testing.assert_allclose(narrow[0], narrow[1])
+    np.testing.assert_allclose(augment.place(piece, 0.0, 1.0), piece, atol=1e-6)
