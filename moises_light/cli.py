@@ -26,10 +26,7 @@ from moises_light.separation import Separator
 
 DEFAULT_PRESET = "paper_small"
 
-FORWARDED = {
-    "train": "train weights of your own",
-    "evaluate": "score weights on songs whose stems are known",
-}
+FORWARDED = {"train": "train weights of your own"}
 """Commands of `moises_light.training.cli`: `add_<name>_arguments(parser)` and `<name>(args)`."""
 
 
@@ -328,12 +325,15 @@ def _add_checkpoints_argument(parser: argparse.ArgumentParser) -> None:
 
 def presets(args: argparse.Namespace) -> int:
     """Print the table of presets."""
-    print(format_presets(weights.available(args.checkpoints)))
+    print(align(preset_rows(weights.available(args.checkpoints))))
     return 0
 
 
-def format_presets(available: Mapping[str, weights.Info]) -> str:
-    """The table of presets: parameters, range in kHz, weights, SDR per source from the card."""
+def preset_rows(available: Mapping[str, weights.Info]) -> list[list[str]]:
+    """The table of presets: its head, then a row each.
+
+    Sizes and ranges are computed, SDR per source comes from the weights' cards.
+    """
     rows = [["preset", "parameters", "range in kHz", "weights", "SDR on validation in dB"]]
     for name, config in configs.items():
         info = available.get(name)
@@ -343,12 +343,19 @@ def format_presets(available: Mapping[str, weights.Info]) -> str:
         rows.append(
             [name, f"{count_parameters(config):,}", format_range(config), where, scores or "-"]
         )
-    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    return rows
+
+
+def align(rows: Sequence[Sequence[str]]) -> str:
+    """Rows as text in columns.
+
+    >>> print(align([["a", "size"], ["long", "2"]]))
+    a     size
+    long  2
+    """
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     lines = (
-        "  ".join(
-            cell.rjust(width) if column == 1 else cell.ljust(width)
-            for column, (cell, width) in enumerate(zip(row, widths, strict=True))
-        ).rstrip()
+        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
         for row in rows
     )
     return "\n".join(lines)
@@ -388,10 +395,11 @@ def _add_presets_arguments(parser: argparse.ArgumentParser) -> None:
 
 def app(args: argparse.Namespace) -> int:
     """Serve the page until Ctrl-C."""
-    ui = _import("moises_light.ui.demo", extra="app")
-    demo = ui.build_demo(args.checkpoints)
-    demo.studio.start_chores()
-    demo.launch(server_name=args.host, server_port=args.port, **ui.launch_options())
+    page = _import("moises_light.ui.demo", extra="app")
+    studio = page.Studio(page.Engine(args.checkpoints))
+    demo = page.build_demo(studio=studio)
+    studio.start_chores()
+    demo.launch(server_name=args.host, server_port=args.port, **page.launch_options())
     return 0
 
 
@@ -410,5 +418,5 @@ def _import(name: str, extra: str) -> ModuleType:
     except ModuleNotFoundError as error:
         raise ValueError(
             f"the package {error.name} is not installed; "
-            f"pip install 'moises-light-studio[{extra}]' brings it"
+            f"it comes with the extra {extra!r}: pip install '.[{extra}]' in a clone"
         ) from error

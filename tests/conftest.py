@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import shutil
+from collections.abc import Iterator
+
 import pytest
 import torch
 
@@ -25,3 +28,22 @@ def tiny_model(tiny_config: Config) -> MoisesLight:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(1)
         return MoisesLight(**tiny_config).eval()
+
+
+@pytest.fixture
+def one_thread() -> Iterator[None]:
+    """Tiny networks are faster on one thread, by far where the machine has other work too."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture(scope="session")
+def chromium() -> str:
+    """The path of a Chromium for the tests that drive the page; they are skipped without one."""
+    names = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
+    path = next(filter(None, map(shutil.which, names)), None)
+    if path is None:
+        pytest.skip("there is no Chromium on this machine to drive the page with")
+    return path
