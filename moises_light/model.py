@@ -252,18 +252,21 @@ class TimeUp(nn.Module):
 
 
 class RMSNorm(nn.Module):
-    """Scales feature vectors to length `sqrt(D)`, then by a gain, then goes through a linear layer.
+    """Scales feature vectors to length `sqrt(D)` and then by a learned gain.
 
-    The gain scales the columns of that layer's weight, a far smaller tensor than `x`.
+    In two halves: `norm(x)` makes unit vectors; `norm.linear` gives the columns of the linear layer
+    that follows the length and the gain, since its weight is a far smaller tensor than `x`.
     """
 
     def __init__(self, n_features: int):
         super().__init__()
         self.gamma = nn.Parameter(torch.ones(n_features))
 
-    def forward(self, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-        gain = self.gamma * len(self.gamma) ** 0.5
-        return functional.linear(functional.normalize(x, dim=-1), weight * gain, bias)
+    def forward(self, x: Tensor) -> Tensor:
+        return functional.normalize(x, dim=-1)
+
+    def linear(self, unit: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+        return functional.linear(unit, weight * (self.gamma * len(self.gamma) ** 0.5), bias)
 
 
 class Rotary(nn.Module):
@@ -318,16 +321,15 @@ class Attention(nn.Module):
         nn.init.zeros_(self.to_out[0].weight)  # type: ignore[arg-type]
 
     def forward(self, x: Tensor) -> Tensor:
-        weight = torch.cat([self.to_qkv.weight, self.to_gates.weight])
-        bias = functional.pad(self.to_gates.bias, (len(self.to_qkv.weight), 0))
-        y = self.norm(x, weight, bias)
+        unit = self.norm(x)
+        gates = self.norm.linear(unit, self.to_gates.weight, self.to_gates.bias).sigmoid()
         width = self.heads * self.dim_head
-        qk, v, gates = y.split([2 * width, width, self.heads], dim=-1)
+        qk, v = self.norm.linear(unit, self.to_qkv.weight).split([2 * width, width], dim=-1)
         qk = self.rotary_embed(rearrange(qk, "a t e (h i) -> a t e h i", i=self.dim_head))
         q, k = rearrange(qk, "a t e (j h) i -> j (a e) h t i", j=2)
         v = rearrange(v, "a t e (h i) -> (a e) h t i", h=self.heads)
         y = rearrange(attend(q, k, v), "(a e) h t i -> a t e h i", a=len(x))
-        y = y.contiguous() * gates.sigmoid()[..., None]
+        y = y.contiguous() * gates[..., None]
         return self.to_out(y.flatten(-2))
 
 
@@ -347,8 +349,8 @@ class FeedForward(nn.Module):
         )
 
     def forward(self, x: Tensor) -> Tensor:
-        inner = self.net["1"]
-        return self.net["4"](functional.gelu(self.net["0"](x, inner.weight, inner.bias)))
+        norm, inner, outer = self.net["0"], self.net["1"], self.net["4"]
+        return outer(functional.gelu(norm.linear(norm(x), inner.weight, inner.bias)))
 
 
 class Transformer(nn.Module):
@@ -501,7 +503,7 @@ class MoisesLight(nn.Module):
         return audio
 
     def estimate_masks(self, parts: Tensor) -> Tensor:
-        """Masks for the parts of a spectrum. `[B, C, T, F, 2] -> [B, S, C, T, F, 2]`, contiguous.
+        """Masks for the parts of a spectrum. `[B, C, T, F, 2] -> [B, S, C, T, F, 2]`.
 
         `T` is a multiple of `2 ** n_enc`.
         """
@@ -518,13 +520,7 @@ class MoisesLight(nn.Module):
             self.decode(part, skips)
             for part, (_, skips) in zip(deep.split(tile >> c.n_enc, dim=1), encoded, strict=True)
         ]
-        return rearrange(
-            torch.cat(masks, dim=1).float(),
-            "f (b t) k (s c r) -> b s c t (k f) r",
-            b=n_examples,
-            s=len(c.sources),
-            r=2,
-        ).contiguous()
+        return rearrange(torch.cat(masks, dim=2), "s c (b t) f r -> b s c t f r", b=n_examples)
 
     def encode(self, x: Tensor) -> tuple[Tensor, list[Tensor]]:
         """Encoder and the frame-wise part of the bottleneck. Returns its output and the skips."""
@@ -537,13 +533,15 @@ class MoisesLight(nn.Module):
         return self.bottleneck.split_merge(x), skips
 
     def decode(self, x: Tensor, skips: list[Tensor]) -> Tensor:
-        """Decoder and source head; takes the skips away. Shape: `[F, N, K, S * 2 * C]`."""
+        """Decoder and source head; takes the skips away. Shape: `[S, C, N, K F, 2]`, float32."""
         for up, block in zip(self.dec_heavy_us, self.dec_heavy_blocks, strict=True):
             x = block(up(x) * skips.pop())
         for up in self.dec_light_us:
             x = up(x) * skips.pop()
         x = rearrange(self.final_conv(x), "f n (k d) -> f n k d", k=self.config.n_bands)
-        return functional.linear(x, self.source_head.weight[:, :, 0, 0], self.source_head.bias)
+        x = functional.linear(x, self.source_head.weight[:, :, 0, 0], self.source_head.bias)
+        shape = {"s": len(self.sources), "r": 2}
+        return rearrange(x, "f n k (s c r) -> s c n (k f) r", **shape).float()
 
     def _padding(self, n_samples: int) -> int:
         """Zeros to append: at least one, to whole hops, and frames that `n_enc` halvings divide.

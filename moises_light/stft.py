@@ -58,7 +58,8 @@ def _overlap_add(frames: Tensor, hop_length: int) -> Tensor:
     """`[..., T, n_fft] -> [..., (T - 1 + ceil(n_fft / hop_length)) * hop_length]`."""
     n_frames, n_fft = frames.shape[-2:]
     hops = -(-n_fft // hop_length)
-    frames = functional.pad(frames, (0, hops * hop_length - n_fft))
+    if n_fft % hop_length:
+        frames = functional.pad(frames, (0, hops * hop_length - n_fft))
     pieces = rearrange(frames, "... t (j h) -> ... t j h", h=hop_length)
     total = frames.new_zeros(*frames.shape[:-2], n_frames + hops - 1, hop_length)
     for j in range(hops):
