@@ -253,6 +253,15 @@ def test_bands_are_built_and_never_twice(tmp_path, bank_folder, monkeypatch):
         assert {"drums", "bass", "other"} & set(track.rows)
 
 
+def test_bands_of_several_processes_are_the_same_bits(tmp_path, studio, monkeypatch):
+    monkeypatch.setattr(build, "SINGERS", (("none", 1.0),))
+    for jobs in (1, 2):
+        build.add_bands(tmp_path / str(jobs), "train", studio, 0, 2, print, seconds=5.0, jobs=jobs)
+    for name in ("band-0000.npy", "band-0001.npy"):
+        one, two = ((tmp_path / jobs / "train" / name).read_bytes() for jobs in "12")
+        assert one == two
+
+
 def voiced(hertz, seconds):
     """Something like a vowel that swells four times a second: harmonics under two resonances."""
     time = np.arange(int(seconds * RATE)) / RATE

@@ -13,6 +13,7 @@ from collections import OrderedDict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import soxr
@@ -145,6 +146,10 @@ class Bank:
             while self._size > self._room and len(self._kept) > 1:
                 self._size -= self._kept.popitem(last=False)[1].nbytes
         return self._kept[sample.path] * np.float32(1 / 32767)
+
+    def __getstate__(self) -> dict[str, Any]:
+        # other processes decode for themselves
+        return {**self.__dict__, "_kept": OrderedDict(), "_size": 0}
 
 
 def trim(audio: np.ndarray, threshold: float = 0.004) -> np.ndarray:

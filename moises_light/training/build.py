@@ -11,6 +11,7 @@ import logging
 import sys
 import time
 from collections.abc import Callable, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
 from pathlib import Path
 
 import numpy as np
@@ -40,12 +41,12 @@ def add_songs(corpus: Path, folder: Path, say: Say) -> None:
             continue
         stems = read_song(path, song)
         material = f"songs/{song.name}"
-        lead = song.name.startswith("sectoid")
+        # a guitar on its own plays the tune
         track = write_track(
             *(corpus, "train", name, "song", stems),
             present=song.present,
             material=[material],
-            tags=["lead"] if lead else [],
+            tags=["lead"] if set(song.present) == {"other"} else [],
         )
         say(track)
 
@@ -139,7 +140,6 @@ def make_band(
         full=split == "heldout",
     )
     stems, material = render.render(score, studio, rng, singer.sing)
-    write_licences(corpus, render.licence_rows(material))
     lead = any(part.role == "lead" for part in score.parts)
     return write_track(
         *(corpus, split, name, "band", stems),
@@ -158,13 +158,33 @@ def add_bands(
     count: int,
     say: Say,
     seconds: float | None = None,
+    jobs: int = 1,
 ) -> None:
-    """Add rendered bands, one after another, each of about `seconds` or a length of its own."""
+    """Add rendered bands in `jobs` processes, of about `seconds` or each of its own length."""
     done = known_names(corpus, split)
-    for number in range(count):
-        name = f"band-{number:04d}"
-        if name not in done:
+    names = [name for k in range(count) if (name := f"band-{k:04d}") not in done]
+    fonts = [Path(font).stem for font in studio.soundfonts]
+    write_licences(corpus, render.licence_rows(fonts))
+    if jobs == 1:
+        for name in names:
             say(make_band(corpus, split, name, studio, seed, seconds))
+        return
+    with ProcessPoolExecutor(jobs, initializer=_keep, initargs=(studio,)) as pool:
+        work = [pool.submit(_band_of_kept, corpus, split, name, seed, seconds) for name in names]
+        for future in as_completed(work):
+            say(future.result())
+
+
+_kept: list[render.Studio] = []
+"""The studio of a worker process."""
+
+
+def _keep(studio: render.Studio) -> None:
+    _kept[:] = [studio]
+
+
+def _band_of_kept(corpus: Path, split: str, name: str, seed: int, seconds: float | None) -> Track:
+    return make_band(corpus, split, name, _kept[0], seed, seconds)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -175,6 +195,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--collages", type=int, default=0, help="tracks of isolated vocals")
     parser.add_argument("--bands", type=int, default=0, help="rendered bands")
     parser.add_argument("--heldout", type=int, default=0, help="tracks of held-out material")
+    parser.add_argument("--jobs", type=int, default=1, help="processes that render bands")
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(message)s")
@@ -206,7 +227,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
             if options.bands and not world.available():
                 print("pyworld is missing: nobody sings but recorded voices; pip install pyworld")
             studio = render.Studio(bank)
-            add_bands(options.corpus, "train", studio, options.seed, options.bands, say)
+            add_bands(
+                *(options.corpus, "train", studio, options.seed, options.bands, say),
+                jobs=options.jobs,
+            )
     except ValueError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

@@ -275,11 +275,15 @@ def describe(folder: Path | str) -> str:
             lines.append(f"{split + ' ' + kind:<18}{len(some):>7}{row}")
     lines += ["", "licence | author | source | material"]
     rows: dict[tuple[str, str, str], list[str]] = {}
+    # a row speaks for its material and for whatever that is made up of
+    known: set[str] = set()
     for material, source, author, licence in read_licences(folder):
-        if material in used:
+        covered = {name for name in used if name == material or name.startswith(material + "/")}
+        known |= covered
+        if covered:
             rows.setdefault((licence, author, source), []).append(material)
     lines += [" | ".join((*key, ", ".join(rows[key]))) for key in sorted(rows)]
-    unknown = used - {row[0] for row in read_licences(folder)}
+    unknown = used - known
     if unknown:
         lines.append(f"without a licence row: {', '.join(sorted(unknown))}")
     return "\n".join(lines)

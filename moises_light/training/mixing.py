@@ -131,7 +131,8 @@ class MixtureDataset:
 
     def _sort(self) -> None:
         """Sort the tracks into the shelves that examples are drawn from."""
-        tracks, config = self.corpus.tracks, self.config
+        # by name: a build in several processes writes its lines in any order
+        tracks, config = sorted(self.corpus.tracks, key=lambda t: t.name), self.config
         whole = [t for t in tracks if len(t.present) == len(SOURCES) and len(t.rows) > 1]
         self._whole = _shelf(whole, config.kinds, None)
         self._single = {

@@ -605,13 +605,7 @@ def render(
     return {s: np.asarray(audio, np.float32) for s, audio in buses.items()}, material
 
 
-def licence_rows(material: set[str]) -> list[tuple[str, str, str, str]]:
-    """Rows for the soundfonts among the material."""
-    rows = []
-    for name in sorted(material):
-        if name.startswith("soundfont/"):
-            origin, author, licence = SOUNDFONT_LICENCES.get(
-                name.split("/")[1], ("a soundfont of yours", "unknown", "unknown")
-            )
-            rows.append((name, origin, author, licence))
-    return rows
+def licence_rows(fonts: Sequence[str]) -> list[tuple[str, str, str, str]]:
+    """Licence rows of soundfonts by the stems of their file names."""
+    unknown = ("a soundfont of your own", "unknown", "unknown")
+    return [(f"soundfont/{font}", *SOUNDFONT_LICENCES.get(font, unknown)) for font in fonts]
