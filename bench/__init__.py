@@ -1,0 +1,1 @@
+"""Measurements, each a command of its own that prints the numbers it found."""
