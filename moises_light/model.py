@@ -447,10 +447,26 @@ class MoisesLight(nn.Module):
         self.dec_light_us = nn.ModuleList(ups[c.n_dec :])
         self.final_conv = GroupConv(c.G, n_parts * c.n_bands, c.n_bands, 1)
         self.source_head = nn.Conv2d(n_parts, len(c.sources) * n_parts, 1)
-        # Our choice: every source starts with an equal share of the mixture. Left to chance, the
-        # first hundred training steps only go into finding these biases.
-        nn.init.normal_(self.source_head.weight, std=0.02)
-        nn.init.constant_(self.source_head.bias, 1 / len(c.sources))  # type: ignore[arg-type]
+        self._start_at_equal_shares()
+
+    @torch.no_grad()
+    def _start_at_equal_shares(self) -> None:
+        """Initialise the head so that every source begins with an equal share of the mixture.
+
+        Each of the last convolution's features stands for one source from the start: it is close to
+        one everywhere, and the source's masks are that feature times its share. Our choice: left to
+        chance, the masks are noise whose removal is all that the first hundred steps learn.
+        """
+        n_sources, n_parts = len(self.sources), self.source_head.in_channels
+        nn.init.constant_(self.final_conv.bn.weight, 0.2)
+        nn.init.ones_(self.final_conv.bn.bias)
+        weight = 0.02 * torch.randn(n_sources, n_parts, n_parts)
+        for source in range(n_sources):
+            own = [k for k in range(n_parts) if k % n_sources == source % n_parts]
+            weight[source, :, own] += 1 / max(2, n_sources) / len(own)
+        self.source_head.weight.copy_(weight.view_as(self.source_head.weight))
+        assert self.source_head.bias is not None
+        nn.init.zeros_(self.source_head.bias)
 
     @property
     def sources(self) -> tuple[str, ...]:

@@ -137,10 +137,22 @@ def test_the_masks_are_what_the_spectrum_is_multiplied_with() -> None:
 def test_equal_masks_give_the_mixture_back() -> None:
     model = tiny(freq_dim=256)
     torch.nn.init.zeros_(model.source_head.weight)
+    torch.nn.init.constant_(model.source_head.bias, 0.25)
     x = torch.randn(1, 2, 4000)
     # all bins but the topmost pass, so what is missing is that bin alone
     y = model.eval()(x).sum(1)
     assert (y - x).square().mean() < 0.02 * x.square().mean()
+
+
+@pytest.mark.parametrize("n_sources", [1, 2, 3, 4, 6])
+def test_sources_start_with_equal_shares(n_sources: int) -> None:
+    model = tiny(sources=[f"source {i}" for i in range(n_sources)]).train()
+    with torch.no_grad():
+        _, aux = model(torch.randn(2, 2, 8000), return_auxiliary_outputs=True)
+    shares = aux["masks"].mean((0, 2, 3, 4, 5))
+    torch.testing.assert_close(
+        shares, torch.full((n_sources,), 1 / max(2, n_sources)), rtol=0.3, atol=0
+    )
 
 
 def test_examples_of_a_batch_do_not_mix_in_eval() -> None:

@@ -15,7 +15,7 @@ from moises_light.training.config import TrainConfig
 
 def add_train_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--corpus", type=Path, default=Path("corpus"), help="folder of the corpus")
-    parser.add_argument("--run", type=Path, required=True, help="folder of the run, resumed if old")
+    parser.add_argument("--folder", type=Path, required=True, help="of the run; an old one goes on")
     parser.add_argument("--device", default="cpu", choices=("cpu", "cuda", "mps"))
     parser.add_argument("--workers", type=int, default=1, help="processes that draw examples")
     parser.add_argument("--threads", type=int, default=0, help="threads of torch; its choice if 0")
@@ -43,7 +43,7 @@ def train(args: argparse.Namespace) -> int:
     path = run(
         config,
         dataset,
-        args.run,
+        args.folder,
         device=args.device,
         workers=args.workers,
         save_minutes=args.save_minutes,
@@ -52,6 +52,43 @@ def train(args: argparse.Namespace) -> int:
         on_log=_print,
     )
     print(path)
+    return 0
+
+
+def add_evaluate_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("material", type=Path, help="song folders as MUSDB18-HQ has, or a corpus")
+    parser.add_argument("--preset", default="paper_small", help="preset, or a .safetensors file")
+    parser.add_argument("--checkpoints", type=Path, default=None, help="folder of the weights")
+    parser.add_argument("--estimates", type=Path, help="score this folder of stems instead")
+    parser.add_argument("--split", default="heldout", help="of a corpus")
+    parser.add_argument("--overlap", type=float, default=0.25)
+    parser.add_argument("--segment", type=float, default=6.0, help="seconds")
+    parser.add_argument("--device", default="cpu", choices=("cpu", "cuda", "mps"))
+    parser.add_argument("--threads", type=int, default=0, help="threads of torch; its choice if 0")
+    parser.add_argument("--rows", type=Path, help="also write every score to this file, as JSON")
+
+
+def evaluate(args: argparse.Namespace) -> int:
+    from moises_light.model import MoisesLight
+    from moises_light.separation import Separator
+    from moises_light.training import evaluate as scores
+
+    if args.threads:
+        torch.set_num_threads(args.threads)
+    separator = None
+    if args.estimates is None:
+        model = MoisesLight.from_pretrained(args.preset, args.checkpoints)
+        separator = Separator(
+            model, segment=args.segment, overlap=args.overlap, device=args.device
+        )
+    if (args.material / args.split / "index.jsonl").is_file():
+        tracks = scores.corpus_tracks(args.material, args.split)
+    else:
+        tracks = scores.song_folders(args.material)
+    rows = scores.evaluate(tracks, separator, args.estimates)
+    if args.rows:
+        scores.write_rows(rows, args.rows)
+    print(scores.table(scores.summary(rows)))
     return 0
 
 

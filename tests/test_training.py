@@ -1,0 +1,271 @@
+"""The training loop, its losses and the evaluation, on a network and a corpus of toy size."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile as sf
+import torch
+
+from moises_light import MoisesLight, weights
+from moises_light.config import SOURCES, Config
+from moises_light.separation import Separator
+from moises_light.training import evaluate, loop
+from moises_light.training.config import TrainConfig
+from moises_light.training.losses import Objective, mae_loss, snr_loss
+
+TINY = {"n_fft": 512, "hop_size": 128, "win_size": 512, "freq_dim": 128, "G": 8, "n_rope": 1}
+
+
+class Tones:
+    """Stands in for `MixtureDataset`: a tone in a band of its own for every source."""
+
+    def __init__(self, length: int, seed: int = 0):
+        self.length, self.seed = length, seed
+
+    def draw(self, index: int) -> tuple[torch.Tensor, torch.Tensor]:
+        rng = np.random.default_rng([self.seed, index])
+        time = np.arange(self.length) / 44100
+        rows = [
+            rng.uniform(0.1, 0.4) * np.sin(2 * np.pi * f * rng.uniform(1, 1.3) * time + rng.random())
+            for f in (500, 5000, 120, 1500)
+        ]
+        sources = torch.tensor(np.stack(rows), dtype=torch.float32)[:, None].repeat(1, 2, 1)
+        return sources.sum(0), sources
+
+    def rescan(self) -> int:
+        return 0
+
+
+@pytest.fixture
+def tiny_preset(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Make the presets' network small wherever the loop asks for it."""
+    small = replace(Config(), **TINY)
+    for module in ("moises_light.training.loop", "moises_light.training.config"):
+        monkeypatch.setattr(f"{module}.get_config", lambda name: small)
+    monkeypatch.setattr("moises_light.weights.get_config", lambda name: small)
+    monkeypatch.setattr("moises_light.training.loop.CALIBRATION_BATCHES", 2)
+
+
+def run(config: TrainConfig, folder: Path, **options: object) -> Path:
+    dataset = Tones(config.segment_length, config.seed)
+    return loop.train(config, dataset, folder, workers=0, rescan=False, **options)  # type: ignore[arg-type]
+
+
+def test_snr_loss_is_the_negative_ratio() -> None:
+    target = torch.randn(3, 2, 2, 1000)
+    mixture = target.sum(1)
+    # the floor is 0.002 of a source: 10 log10((0.01 + 0.002) / (1 + 0.002)) = -19.2 dB
+    tenth = snr_loss(1.1 * target, target, mixture)
+    torch.testing.assert_close(tenth, torch.full((3, 2), -19.2), atol=0.3, rtol=0)
+    torch.testing.assert_close(snr_loss(0 * target, target, mixture), torch.zeros(3, 2))
+    silent = snr_loss(torch.zeros_like(target), torch.zeros_like(target), mixture)
+    torch.testing.assert_close(silent, torch.zeros(3, 2))
+
+
+def test_mae_loss_is_zero_only_at_the_target() -> None:
+    target = torch.randn(1, 2, 2, 8192)
+    assert mae_loss(target, target).abs().max() == 0
+    near, far = mae_loss(1.1 * target, target), mae_loss(1.5 * target, target)
+    torch.testing.assert_close(5 * near, far, rtol=1e-4, atol=0)
+
+
+@pytest.mark.parametrize("loss", ["snr", "mae"])
+def test_both_losses_move_every_weight(loss: str) -> None:
+    torch.manual_seed(0)
+    model = MoisesLight(**TINY).train()
+    mixture, sources = Tones(128 * 63).draw(0)
+    Objective(model, loss, bf16=False)(mixture[None], sources[None]).mean().backward()
+    assert model.source_head.weight.grad is not None
+    assert model.source_head.weight.grad.abs().max() > 0
+
+
+def test_spectral_error_is_the_errors_energy() -> None:
+    """Parseval: the loss needs no inverse STFT, its energies are those of the waveform."""
+    objective = Objective(MoisesLight(**{**TINY, "freq_dim": 256}), "snr", bf16=False)
+    x = torch.randn(1, 2, 128 * 200)
+    energy = objective.spectrum(x).square().sum()
+    # a bin stands for itself and its mirror image; four frames cover a sample with a sum of 1.5
+    assert abs(2 * energy / (1.5 * x.square().sum()) - 1) < 0.05
+
+
+@pytest.mark.usefixtures("tiny_preset")
+def test_learns_to_tell_bands_apart(tmp_path: Path) -> None:
+    rows: list[dict[str, float]] = []
+    config = TrainConfig(frames=32, batch_size=4, steps=100, lr=1e-2, warmup=5, ema=0.9, bf16=False)
+    path = run(config, tmp_path, on_log=rows.append, log_steps=20)
+    assert rows[-1]["loss"] < rows[0]["loss"] - 3
+    model = weights.load_pretrained(path)
+    mixture, sources = Tones(config.segment_length).draw(999)
+    with torch.no_grad():
+        estimate = model(mixture[None])[0]
+    from moises_light.metrics import sdr
+
+    assert sdr(sources, estimate).mean() > 3  # 0 dB is silence
+
+
+@pytest.mark.usefixtures("tiny_preset")
+def test_resumed_equals_uninterrupted(tmp_path: Path) -> None:
+    config = TrainConfig(frames=16, batch_size=2, steps=6, warmup=2, bf16=False)
+
+    class Stop(Exception):
+        pass
+
+    def stop(row: dict[str, float]) -> None:
+        if row["step"] == 3:
+            raise Stop
+
+    whole = run(config, tmp_path / "whole", log_steps=1)
+    with pytest.raises(Stop):
+        run(config, tmp_path / "parts", log_steps=1, on_log=stop)
+    parts = run(config, tmp_path / "parts", log_steps=1)
+    ours, theirs = weights.read_tensors(whole)[0], weights.read_tensors(parts)[0]
+    for key, value in ours.items():
+        assert torch.equal(value, theirs[key]), key
+    steps = [json.loads(line)["step"] for line in (tmp_path / "parts/log.jsonl").open()]
+    assert steps == [1, 2, 3, 4, 5, 6]
+
+
+@pytest.mark.usefixtures("tiny_preset")
+def test_a_run_is_not_resumed_as_another(tmp_path: Path) -> None:
+    config = TrainConfig(frames=16, batch_size=2, steps=1, bf16=False)
+    run(config, tmp_path)
+    with pytest.raises(ValueError, match=r"lr=0\.001 \(now 0\.01\); choose another folder"):
+        run(replace(config, lr=0.01), tmp_path)
+
+
+@pytest.mark.usefixtures("tiny_preset")
+def test_accumulated_parts_are_one_batch(tmp_path: Path) -> None:
+    """With statistics per part the batch norms differ, so the comparison is of the examples drawn."""
+    seen: dict[int, list[int]] = {1: [], 2: []}
+
+    class Counting(Tones):
+        def draw(self, index: int) -> tuple[torch.Tensor, torch.Tensor]:
+            seen[self.parts].append(index)
+            return super().draw(index)
+
+    for parts in seen:
+        config = TrainConfig(frames=16, batch_size=4, accumulate=parts, steps=2, bf16=False)
+        dataset = Counting(config.segment_length)
+        dataset.parts = parts
+        loop.train(config, dataset, tmp_path / str(parts), workers=0, rescan=False)  # type: ignore[arg-type]
+    steps = [index for index in seen[1] if index < 1 << 40]
+    assert steps[:8] == list(range(8))
+    assert [index for index in seen[2] if index < 1 << 40][:8] == steps[:8]
+
+
+def test_the_schedule_bends_to_the_budget() -> None:
+    config = TrainConfig(minutes=10, steps=1000, warmup=10, lr=1.0)
+    assert config.progress(100, 300) == 0.5
+    assert config.progress(900, 300) == 0.9
+    assert config.learning_rate(0, 0) == pytest.approx(0.1)
+    assert config.learning_rate(20, 0) == pytest.approx(1.0, abs=1e-2)
+    assert config.learning_rate(20, 599) < 0.02
+
+
+@pytest.mark.parametrize(
+    ("values", "words"),
+    [
+        ({"frames": 60}, "frames=60; choose a multiple of 8"),
+        ({"loss": "mse"}, "loss='mse'; choose one of snr, mae"),
+        ({"batch_size": 3, "accumulate": 2}, "cannot be cut into accumulate=2 equal parts"),
+        ({"preset": "huge"}, "no preset is called 'huge'"),
+    ],
+)
+def test_bad_runs_are_refused(values: dict[str, object], words: str) -> None:
+    with pytest.raises(ValueError, match=words):
+        TrainConfig(**values)  # type: ignore[arg-type]
+
+
+def test_config_survives_json() -> None:
+    config = TrainConfig(sources=("vocals",), minutes=3)
+    assert TrainConfig.from_json(config.to_json()) == config
+
+
+@pytest.mark.slow
+def test_two_processes_train_as_one(tmp_path: Path) -> None:
+    """`torchrun` with two CPU processes ends with the same weights in both, and a whole state."""
+    script = tmp_path / "two.py"
+    script.write_text(
+        f"""
+import sys
+sys.path[:0] = [{str(Path(__file__).parent)!r}, {str(Path(__file__).parent.parent)!r}]
+from dataclasses import replace
+from pathlib import Path
+import torch
+import moises_light.training.config as c, moises_light.training.loop as loop
+from moises_light import weights
+from moises_light.config import Config
+from test_training import TINY, Tones
+torch.set_num_threads(1)
+small = replace(Config(), **TINY)
+for module in (c, loop, weights):
+    module.get_config = lambda name: small
+loop.CALIBRATION_BATCHES = 1
+config = c.TrainConfig(frames=16, batch_size=4, steps=3, bf16=False)
+loop.train(config, Tones(config.segment_length), Path({str(tmp_path / "run")!r}), workers=0,
+           rescan=False, log_steps=1)
+"""
+    )
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", "--master-port"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(
+        [*command, "29511", str(script)],
+        env=environment, capture_output=True, text=True, timeout=300,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-2000:]
+    header = weights.read_tensors(tmp_path / "run/state.safetensors")[1]
+    assert header["step"] == "3"
+    assert (tmp_path / "run/model.safetensors").is_file()
+
+
+class Halves:
+    """A separator that hands out half of the mixture for every source."""
+
+    sources = SOURCES
+    sample_rate = 44100
+    audio_channels = 2
+
+    def __call__(self, mixture: torch.Tensor) -> torch.Tensor:
+        return 0.5 * mixture[:, None].repeat(1, 4, 1, 1)
+
+
+def test_evaluation_scores_song_folders(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    folder = tmp_path / "song"
+    folder.mkdir()
+    audio = {s: 0.1 * rng.standard_normal((44100, 2)) for s in ("vocals", "drums")}
+    for source, x in audio.items():
+        sf.write(folder / f"{source}.wav", x, 44100, subtype="FLOAT")
+    rows = evaluate.evaluate(evaluate.song_folders(tmp_path), Separator(Halves()))
+    by_source = {row["source"]: row for row in rows}
+    # sources that a song does not have are not scored
+    assert set(by_source) == {"vocals", "drums"}
+    # half of two equal, independent sources: the error has half the power of the source
+    assert by_source["vocals"]["sdr"] == pytest.approx(3.01, abs=0.1)
+    assert by_source["vocals"]["mixture_sdr"] == pytest.approx(0, abs=0.1)
+    text = evaluate.table(evaluate.summary(rows))
+    assert "| vocals | 3.0" in text
+
+
+def test_evaluation_of_somebody_elses_stems(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    for folder, gain in (("true/song", 1.0), ("theirs/song", 0.9)):
+        (tmp_path / folder).mkdir(parents=True)
+        rng = np.random.default_rng(0)
+        x = 0.1 * rng.standard_normal((44100, 2))
+        sf.write(tmp_path / folder / "bass.wav", gain * x, 44100, subtype="FLOAT")
+    rows = evaluate.evaluate(evaluate.song_folders(tmp_path / "true"), None, tmp_path / "theirs")
+    assert rows[0]["sdr"] == pytest.approx(20, abs=0.1)
+
+
+def test_evaluation_without_songs_says_so(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="holds no song folder"):
+        list(evaluate.song_folders(tmp_path / "nothing"))
