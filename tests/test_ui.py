@@ -618,17 +618,15 @@ def test_a_preview_lies_within_the_song(studio: Studio, song: jobs.Song) -> None
 def test_nothing_unpicklable_goes_to_a_gpu_worker(
     studio: Studio, song: jobs.Song, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    import pickle
-
     seen = []
 
     def blocks(*arguments):
-        seen.append(pickle.loads(pickle.dumps(arguments)))
+        seen.append(arguments)
         yield from (block.numpy() for block in split(tones()))
 
     monkeypatch.setattr(engines, "_blocks", blocks)
     list(studio.separate(song, "a", "paper_small", "cpu", 0, song.frames))
-    assert seen
+    assert {type(argument) for argument in seen[0]} <= {str, int, bool, type(None)}
     assert engines._seconds_of_gpu(*seen[0]) >= 20
 
 

@@ -53,7 +53,7 @@ def build_demo(checkpoints: str | Path | None = None, *, studio: Studio | None =
     ) as demo:
         token = gr.State(None, time_to_live=7200)
         gr.HTML((STATIC / "header.html").read_text(encoding="utf-8"), apply_default_css=False)
-        with gr.Row(elem_id="studio", equal_height=False):
+        with gr.Row(elem_id="ml-studio", equal_height=False):
             with gr.Column(scale=0, min_width=320, elem_id="desk"):
                 desk = _desk(studio)
             with gr.Column(scale=1, min_width=300, elem_id="stage"):
@@ -478,6 +478,15 @@ def _wire_runs(
             gr.update(visible=True) if both else gr.update(visible="hidden", value="a"),
         )
 
+    def price_b(token: str | None, preset: str | None, device: str) -> str:
+        song = jobs.load_song(studio.root, token)
+        if song is None or preset is None:
+            return ""
+        take = jobs.load_take(song, "a")
+        seconds = take.ready / jobs.SAMPLE_RATE if take else None
+        return words.cost(studio.engine, studio.engine.presets()[preset], device, seconds)
+
+    priced = [token, compare["preset"], desk["device"]]
     outputs = [token, player, desk["go"], compare["go"]]
     rest = [token, views["view"], views["seen"]]
     shown = [views["view"], views["plot"], away["slot"]]
@@ -493,18 +502,9 @@ def _wire_runs(
     )
     compare["go"].click(
         separate_b, [token, compare["preset"], desk["device"], desk["residual"]], outputs, **runs
-    ).then(after, rest, shown, **QUIET)
+    ).then(after, rest, shown, **QUIET).then(price_b, priced, compare["price"], **QUIET)
     desk["stop"].click(studio.stop, token, None, queue=False, **QUIET)
 
-    def price_b(token: str | None, preset: str | None, device: str) -> str:
-        song = jobs.load_song(studio.root, token)
-        if song is None or preset is None:
-            return ""
-        take = jobs.load_take(song, "a")
-        seconds = take.ready / jobs.SAMPLE_RATE if take else None
-        return words.cost(studio.engine, studio.engine.presets()[preset], device, seconds)
-
-    priced = [token, compare["preset"], desk["device"]]
     for control in (compare["preset"], token):
         control.change(price_b, priced, compare["price"], queue=False, **QUIET)
 
@@ -603,18 +603,17 @@ def _wire_links(
 
 def _programs(studio: Studio) -> None:
     """Named endpoints for `gradio_client`, `curl` and MCP."""
-    presets = [name for name, preset in studio.engine.presets().items() if preset.available]
-    devices = [device.name for device in studio.engine.devices]
+    runnable = [name for name, preset in studio.engine.presets().items() if preset.available]
 
     def separate(
-        song: str, preset: str = "", device: str = "", format: str = "wav16", residual: bool = False
+        song: str, preset: str, device: str, format: str = "wav16", residual: bool = False
     ) -> list[str]:
         """Separate a song into its stems.
 
         Args:
             song: an audio file.
-            preset: name of a preset that has weights, see `presets`; empty for the first.
-            device: "cpu", "cuda" or "mps"; empty for the fastest that there is.
+            preset: name of a preset that has weights, see `presets`.
+            device: "cpu", "cuda" or "mps", if it is there.
             format: "wav16", "wav24", "wav32f", "flac" or "mp3".
             residual: whether what no stem claims goes to "other".
 
@@ -627,8 +626,8 @@ def _programs(studio: Studio) -> None:
             for _, _, take in studio.separate(  # noqa: B007
                 opened,
                 "a",
-                preset or (presets[0] if presets else "paper_small"),
-                device or devices[0],
+                preset,
+                device,
                 0,
                 opened.frames,
                 residual,
@@ -653,7 +652,11 @@ def _programs(studio: Studio) -> None:
 
     with gr.Row(visible=False):
         file = gr.File(label="song", type="filepath")
-        names = [gr.Textbox(label="preset"), gr.Textbox(label="device")]
+        # a value is what makes a parameter optional
+        names = [
+            gr.Textbox(runnable[0] if runnable else "paper_small", label="preset"),
+            gr.Textbox(studio.engine.devices[0].name, label="device"),
+        ]
         format = gr.Textbox("wav16", label="format")
         residual = gr.Checkbox(False, label="residual")
         files = gr.File(label="stems", file_count="multiple")

@@ -36,12 +36,18 @@ def explain(error: Exception) -> gr.Error:
     if isinstance(error, gr.Error):
         return error
     if isinstance(error, ValueError):
-        text = str(error)
-        return gr.Error(text[:1].upper() + text[1:] + ("" if text.endswith(".") else "."), 12)
+        return gr.Error(_sentence(str(error)), 12)
     if isinstance(error, OSError) and error.errno == 28:
         return gr.Error("The disk of this machine is full. Please try again in a while.", 12)
     log.error("unforeseen", exc_info=error)
     return gr.Error("Something broke while working on this song. Please try once more.", 12)
+
+
+def _sentence(text: str) -> str:
+    """A message as a sentence; a file's name at its front stays as it is written."""
+    first = text.partition(" ")[0]
+    front = text[:1].upper() + text[1:] if first.isalpha() else text
+    return front if front.endswith(".") else f"{front}."
 
 
 class Studio:

@@ -89,7 +89,7 @@ def _take(song: jobs.Song, take: jobs.Take) -> dict[str, Any]:
         "serial": take.serial,
         "preset": take.preset,
         "label": label_of(take.preset),
-        "device": take.device,
+        "device": take.device.upper(),
         "stems": list(take.sources),
         "url": address(song.folder / f"{take.slot}.pcm"),
         "peaks": address(song.folder / f"{take.slot}.peaks"),

@@ -2,11 +2,11 @@
 const files = () => document.querySelector('#song input[type=file]');
 let over = 0;
 const hasFile = (event) => event.dataTransfer && [...event.dataTransfer.types].includes('Files');
-document.addEventListener('dragenter', (event) => { if (hasFile(event)) { over++; document.body.dataset.drop = '1'; } });
-document.addEventListener('dragleave', () => { over = Math.max(0, over - 1); if (!over) delete document.body.dataset.drop; });
+document.addEventListener('dragenter', (event) => { if (hasFile(event)) { over++; stage().dataset.drop = '1'; } });
+document.addEventListener('dragleave', () => { over = Math.max(0, over - 1); if (!over) delete stage().dataset.drop; });
 document.addEventListener('dragover', (event) => { if (hasFile(event)) event.preventDefault(); });
 document.addEventListener('drop', (event) => {
-  over = 0; delete document.body.dataset.drop;
+  over = 0; delete stage().dataset.drop;
   const input = files();
   if (!hasFile(event) || !input || document.querySelector('#song').contains(event.target)) return;
   event.preventDefault();
@@ -26,3 +26,15 @@ document.addEventListener('click', (event) => {
   dark(!document.body.classList.contains('dark'));
   remember(document.body.classList.contains('dark') ? 'dark' : 'light');
 });
+
+// Gradio's upload field says its own words; ours are in the style sheet, and its label would hide them.
+const plain = () => {
+  const field = document.querySelector('#song button[aria-label]');
+  if (!field || !field.querySelector('.wrap')) return;
+  field.removeAttribute('aria-label');
+  const texts = document.createTreeWalker(field.querySelector('.wrap'), NodeFilter.SHOW_TEXT);
+  while (texts.nextNode()) texts.currentNode.nodeValue = '';
+};
+const song = document.querySelector('#song');
+if (song) new MutationObserver(plain).observe(song, {childList: true, subtree: true});
+plain();

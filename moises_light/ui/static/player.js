@@ -10,6 +10,8 @@ const decibel = (v) => v <= 0 ? 'silent' : `${(20 * Math.log10(gainOf(v))).toFix
 const address = (path) => ((window.gradio_config && window.gradio_config.root) || '') + path;
 const press = (id) => { const e = document.querySelector(id); if (e) (e.matches('button') ? e : e.querySelector('button, input') || e).click(); };
 
+const stage = () => document.querySelector('#ml-studio') || document.body;
+
 let value = null, faders = {}, stems = [], chosen = false, blind = null, dirty = true, ratios = {};
 let waves = {};                                      // key -> {bytes, stems, url, loaded, busy}
 let colours = {};
@@ -27,7 +29,7 @@ function load(next) {
   value = next;
   if (other) { transport.reset(); waves = {}; chosen = false; endBlind(); }
   root.dataset.phase = next ? next.phase : 'empty';
-  document.body.dataset.stage = next ? (next.takes.some((take) => take.ready) ? 'result' : 'song') : 'empty';
+  stage().dataset.stage = next ? (next.takes.some((take) => take.ready) ? 'result' : 'song') : 'empty';
   if (!next) { stems = []; face(); return; }
   transport.open(next.rate);
   transport.setDeck({key: 'o', url: address(next.original.url), base: next.start, frames: next.frames, ready: next.frames,
@@ -389,6 +391,7 @@ new MutationObserver(() => { readColours(); dirty = true; }).observe(document.bo
 
 // What the rest of the page, and the tests, may ask.
 window.studio = {
+  Blind,
   faders: () => Object.fromEntries(stems.map((name) => [name, audible(name) ? +gainOf(faders[name].level).toFixed(4) : 0])),
   seek: (t) => transport.seek(t - (value ? value.start / value.rate : 0)),
   watch: (listener) => watchers.push(listener),

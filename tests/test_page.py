@@ -1,0 +1,634 @@
+"""The page end to end, in headless Chromium: what a visitor does, and what they then hear.
+
+The network is a stand-in that parts the song by frequency, so every stem is known exactly. Each
+test opens a page of its own; the server is shared, and restarted where a test is about that.
+Set `MOISES_LIGHT_SCREENSHOTS` to a folder to look at the page afterwards.
+"""
+
+import os
+import re
+import time
+import zipfile
+from collections.abc import Callable, Iterator
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+pytest.importorskip("gradio")
+playwright = pytest.importorskip("playwright.sync_api")
+
+from moises_light import audio, weights  # noqa: E402
+from moises_light.config import SOURCES, configs  # noqa: E402
+from moises_light.model import MoisesLight  # noqa: E402
+from moises_light.ui import engine as engines  # noqa: E402
+from moises_light.ui.demo import build_demo, launch_options  # noqa: E402
+
+pytestmark = [pytest.mark.browser, pytest.mark.slow]
+
+ROOT = Path(__file__).resolve().parents[1]
+RATE = 44100
+PITCHES = {"vocals": 440.0, "drums": 6000.0, "bass": 60.0, "other": 1500.0}
+LEVELS = {"vocals": 0.2, "drums": 0.05, "bass": 0.25, "other": 0.1}
+EDGES = {
+    "paper_small": {
+        "bass": (0, 200),
+        "vocals": (200, 900),
+        "other": (900, 3e3),
+        "drums": (3e3, 3e4),
+    },
+    "fullband_small": {
+        "bass": (0, 30),
+        "vocals": (30, 900),
+        "other": (900, 3e3),
+        "drums": (3e3, 3e4),
+    },
+}
+ARGUMENTS = [
+    "--no-sandbox",
+    "--disable-gpu",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+    "--autoplay-policy=no-user-gesture-required",
+]
+
+
+class ByFrequency(nn.Module):
+    """A network whose stems are bands of frequency; `pause` makes it as slow as a test needs."""
+
+    sources = SOURCES
+    sample_rate = RATE
+    audio_channels = 2
+    pause = 0.0
+
+    def __init__(self, preset: str):
+        super().__init__()
+        self.edges = EDGES[preset]
+
+    def forward(self, mixture: Tensor) -> Tensor:
+        time.sleep(self.pause)
+        spectrum = torch.fft.rfft(mixture)
+        hertz = torch.fft.rfftfreq(mixture.shape[-1], 1 / RATE)
+        stems = []
+        for name in self.sources:
+            low, high = self.edges[name]
+            inside = (hertz >= low) & (hertz < high)
+            stems.append(torch.fft.irfft(spectrum * inside, n=mixture.shape[-1]))
+        return torch.stack(stems, dim=1)
+
+
+def tone(name: str, seconds: float) -> Tensor:
+    t = torch.arange(int(seconds * RATE)) / RATE
+    mono = LEVELS[name] * torch.sin(2 * torch.pi * PITCHES[name] * t)
+    return torch.stack([mono, 0.7 * mono])
+
+
+@pytest.fixture(scope="module")
+def song(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("song") / "four tones.flac"
+    mixture = torch.stack([tone(name, 20.0) for name in SOURCES]).sum(0)
+    audio.save(path, mixture, RATE, "flac", tags={"title": "Four tones", "artist": "Nobody"})
+    return path
+
+
+@pytest.fixture(scope="module")
+def checkpoints(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("checkpoints")
+    for preset in EDGES:
+        model = MoisesLight(**configs[preset])
+        path = folder / f"{preset}.safetensors"
+        weights.save(model, path, {"preset": preset}, torch.float16)
+    return folder
+
+
+class Server:
+    """The app in this process; `restart` is what a rebuilt Space does to it."""
+
+    def __init__(self, checkpoints: Path):
+        self.checkpoints = checkpoints
+        self.address = ""
+        self.start()
+
+    def start(self) -> None:
+        self.demo = build_demo(self.checkpoints)
+        _, self.address, _ = self.demo.launch(
+            server_name="127.0.0.1", prevent_thread_lock=True, quiet=True, **launch_options()
+        )
+
+    def restart(self) -> None:
+        self.demo.close()
+        self.start()
+
+
+@pytest.fixture(scope="module")
+def server(
+    checkpoints: Path, tmp_path_factory: pytest.TempPathFactory, chromium: str
+) -> Iterator[Server]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("GRADIO_TEMP_DIR", str(tmp_path_factory.mktemp("gradio")))
+        patch.setenv("MOISES_LIGHT_SHARES", str(tmp_path_factory.mktemp("links")))
+        patch.setattr(
+            engines.weights, "load_pretrained", lambda preset, folder: ByFrequency(preset)
+        )
+        patch.setattr(engines, "_networks", {})
+        running = Server(checkpoints)
+        yield running
+        running.demo.close()
+
+
+@pytest.fixture(scope="module")
+def browser(chromium: str) -> Iterator[Any]:
+    with playwright.sync_playwright() as run:
+        browser = run.chromium.launch(executable_path=chromium, args=ARGUMENTS)
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def visit(browser: Any, server: Server) -> Iterator[Callable[..., Any]]:
+    """Open the page in a context of its own; at the end it must have met no error."""
+    contexts, problems = [], []
+
+    def open_page(query: str = "", **options: Any) -> Any:
+        options = {"viewport": {"width": 1280, "height": 900}, **options}
+        context = browser.new_context(accept_downloads=True, **options)
+        contexts.append(context)
+        page = context.new_page()
+        page.set_default_timeout(60_000)
+        page.on("pageerror", lambda error: problems.append(str(error)))
+        page.on("request", lambda request: watch(request.url))
+        page.goto(server.address + query)
+        page.wait_for_function("window.studio && document.querySelector('#go')")
+        return page
+
+    def watch(url: str) -> None:
+        if not url.startswith((server.address, "data:", "blob:")):
+            problems.append(f"asked another host: {url}")
+
+    yield open_page
+    for context in contexts:
+        context.close()
+    assert problems == []
+
+
+def state(page: Any) -> dict[str, Any]:
+    return page.evaluate("window.studio.state()")
+
+
+def wait(page: Any, condition: str, timeout: float = 60_000) -> None:
+    page.wait_for_function(
+        f"(() => {{ const s = window.studio.state(); return {condition}; }})()", timeout=timeout
+    )
+
+
+def look(page: Any, name: str) -> None:
+    folder = os.environ.get("MOISES_LIGHT_SCREENSHOTS")
+    if folder:
+        page.wait_for_timeout(400)
+        page.screenshot(path=f"{folder}/{name}.png", full_page=True)
+
+
+def upload(page: Any, path: Path) -> None:
+    page.set_input_files("#song input[type=file]", path)
+    wait(page, "s.phase === 'ready'")
+
+
+def separate(page: Any, path: Path) -> None:
+    upload(page, path)
+    page.click("#go")
+    wait(page, "s.phase === 'finished'")
+
+
+def tab(page: Any, name: str) -> None:
+    page.get_by_role("tab", name=name, exact=True).click()
+
+
+def download(page: Any, button: str) -> Path:
+    with page.expect_download() as started:
+        page.click(f"#{button}")
+    path = Path(started.value.path())
+    named = path.with_name(f"{path.stem}-{started.value.suggested_filename}")
+    return path.rename(named)
+
+
+def suggested(path: Path) -> str:
+    return path.name.split("-", 5)[-1]
+
+
+# --------------------------------------------------------------------------- listening
+
+
+def test_stems_sound_while_the_rest_is_still_being_worked_on(
+    visit: Callable[..., Any], song: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ByFrequency, "pause", 1.5)
+    page = visit()
+    look(page, "empty")
+    assert page.is_disabled("#go")
+    upload(page, song)
+    assert page.inner_text(".ml-name") == "Nobody - Four tones"
+    assert page.inner_text(".ml-facts").startswith("0:20 · peak")
+    page.click("#go")
+    wait(page, "s.ready.a > 0")
+    page.click(".ml-play")
+    wait(page, "s.playing && s.active === 'a' && s.level > 0.05")
+    heard = state(page)
+    assert heard["phase"] == "running", "this was meant to be before the end"
+    assert heard["limit"] < 20
+    assert heard["scheduled"] >= 4
+    assert all(level > 0.01 for level in heard["meters"]["a"])
+    assert "%" in page.inner_text(".ml-status")
+    assert "left" in page.inner_text(".ml-status")
+    look(page, "running")
+    before = heard["time"], heard["position"]
+    page.wait_for_timeout(700)
+    after = state(page)
+    assert after["time"] > before[0], "the audio clock runs"
+    assert after["position"] > before[1]
+    wait(page, "s.phase === 'finished' && s.peaks.a === 1000 && s.limit === 20")
+    look(page, "finished")
+
+
+def test_mute_solo_and_faders_change_what_is_heard(visit: Callable[..., Any], song: Path) -> None:
+    page = visit()
+    separate(page, song)
+    page.click(".ml-play")
+    wait(page, "s.level > 0.05")
+    page.get_by_role("button", name="Mute vocals").click()
+    wait(page, "s.levels.a[0] < 0.001 && s.meters.a[0] < 0.001 && s.meters.a[2] > 0.1")
+    page.keyboard.press("1")
+    wait(page, "s.levels.a[0] > 0.99")
+    page.get_by_role("button", name="Solo bass").click()
+    wait(page, "s.meters.a[2] > 0.1 && [0, 1, 3].every((i) => s.meters.a[i] < 0.001)")
+    page.get_by_role("button", name="Solo bass").click()
+    slider = page.get_by_role("slider", name="Volume of drums")
+    slider.focus()
+    page.keyboard.press("Home")
+    wait(page, "s.levels.a[1] < 0.001 && s.levels.a[3] > 0.99")
+    assert slider.get_attribute("aria-valuetext") == "silent"
+    assert page.evaluate("window.studio.faders().drums") == 0
+
+
+def test_seek_loop_and_keys(visit: Callable[..., Any], song: Path) -> None:
+    page = visit()
+    separate(page, song)
+    page.keyboard.press("ArrowRight")
+    assert state(page)["position"] == pytest.approx(5, abs=0.01)
+    page.click("body", position={"x": 3, "y": 3})
+    page.keyboard.press(" ")
+    wait(page, "s.playing && s.position > 5.2")
+    page.get_by_role("slider", name="Position in the song").fill("12")
+    wait(page, "s.position > 12 && s.position < 14")
+    box = page.locator(".ml-song").bounding_box()
+    page.mouse.move(box["x"] + box["width"] * 0.50, box["y"] + 10)
+    page.mouse.down()
+    page.mouse.move(box["x"] + box["width"] * 0.53, box["y"] + 10, steps=4)
+    page.mouse.move(box["x"] + box["width"] * 0.55, box["y"] + 10, steps=4)
+    page.mouse.up()
+    low, high = state(page)["loop"]
+    assert (low, high) == (pytest.approx(10, abs=0.2), pytest.approx(11, abs=0.2))
+    places = []
+    for _ in range(30):
+        places.append(state(page)["position"])
+        page.wait_for_timeout(100)
+    assert min(places) >= low - 0.01
+    assert max(places) <= high + 0.01
+    assert any(b < a for a, b in pairwise(places)), "it came round"
+    assert not state(page)["waiting"]
+    page.keyboard.press("l")
+    assert state(page)["loop"] is None
+    page.locator(".ml-wave").first.click(position={"x": 2, "y": 10})
+    wait(page, "s.position < 2")
+
+
+def test_stop_really_stops_and_keeps_what_is_there(
+    visit: Callable[..., Any], song: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ByFrequency, "pause", 0.8)
+    page = visit()
+    upload(page, song)
+    page.click("#go")
+    wait(page, "s.ready.a > 0")
+    page.click(".ml-stop")
+    wait(page, "s.phase === 'stopped'")
+    kept = state(page)["ready"]["a"]
+    assert 0 < kept < 20 * RATE
+    assert "are kept" in page.inner_text(".ml-status")
+    page.wait_for_timeout(2000)
+    assert state(page)["ready"]["a"] == kept, "nothing goes on in the background"
+    stem = audio.load(download(page, "take-bass"))
+    assert stem.shape[-1] == kept
+    monkeypatch.setattr(ByFrequency, "pause", 0.0)
+    page.click("#go")
+    wait(page, "s.phase === 'finished' && s.ready.a === 882000")
+
+
+def test_a_second_visitor_waits_in_line_and_sees_only_their_own_song(
+    visit: Callable[..., Any], song: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ByFrequency, "pause", 1.0)
+    other = tmp_path / "other song.wav"
+    audio.save(other, tone("bass", 8.0), RATE)
+    first, second = visit(), visit()
+    upload(first, song)
+    upload(second, other)
+    first.click("#go")
+    wait(first, "s.phase === 'running'")
+    second.click("#go")
+    wait(second, "s.phase === 'queued'")
+    assert "Next in line" in second.inner_text(".ml-status")
+    wait(second, "s.phase === 'finished'")
+    wait(first, "s.phase === 'finished'")
+    assert state(first)["duration"] == 20
+    assert state(second)["duration"] == 8
+    assert second.inner_text(".ml-name") == "other song"
+
+
+def test_a_preview_is_thirty_seconds_from_the_chosen_place(
+    visit: Callable[..., Any], tmp_path: Path
+) -> None:
+    path = tmp_path / "long.wav"
+    audio.save(path, tone("vocals", 50.0), RATE)
+    page = visit()
+    upload(page, path)
+    page.get_by_role("radio", name="30 s preview").click()
+    page.locator("#place input[type=number]").fill("12")
+    page.locator("#place input[type=number]").press("Tab")
+    page.click("#go")
+    wait(page, "s.phase === 'finished'")
+    assert state(page)["duration"] == pytest.approx(30)
+    assert page.inner_text(".ml-time").split() == ["0:12", "0:42"]
+
+
+# --------------------------------------------------------------------------- views
+
+
+def test_views_come_when_they_are_opened_and_a_click_seeks(
+    visit: Callable[..., Any], song: Path
+) -> None:
+    page = visit()
+    separate(page, song)
+    assert page.locator("#view .js-plotly-plot").count() == 0
+    tab(page, "Views")
+    page.wait_for_selector("#view .js-plotly-plot .heatmaplayer image, #view .js-plotly-plot .hm")
+    page.get_by_role("radio", name="Masks").click()
+    page.wait_for_function("document.querySelectorAll('#view .js-plotly-plot .hm').length === 4")
+    assert "14.7 kHz" in page.inner_text("#view")
+    box = page.locator("#view .js-plotly-plot").bounding_box()
+    axis = page.evaluate(
+        "(() => { const x = document.querySelector('#view .js-plotly-plot')._fullLayout.xaxis;"
+        " return [x._offset, x._length]; })()"
+    )
+    page.mouse.click(box["x"] + axis[0] + axis[1] / 2, box["y"] + 80)
+    wait(page, "Math.abs(s.position - 10) < 0.2")
+    page.wait_for_timeout(400)
+    line = page.locator(".ml-playhead").bounding_box()
+    assert line["x"] == pytest.approx(box["x"] + axis[0] + axis[1] / 2, abs=4)
+    look(page, "views")
+
+
+# --------------------------------------------------------------------------- A/B
+
+
+def test_a_and_b_switch_without_a_gap_and_blind(visit: Callable[..., Any], song: Path) -> None:
+    page = visit()
+    separate(page, song)
+    tab(page, "Compare")
+    page.click("#go-b")
+    wait(page, "s.phase === 'finished' && s.ready.b === 882000")
+    assert state(page)["takes"] == ["paper_small", "fullband_small"]
+    look(page, "compare")
+    page.click(".ml-play")
+    wait(page, "s.position > 1 && s.level > 0.05")
+    run = []
+    page.keyboard.press("b")
+    for _ in range(12):
+        run.append(state(page))
+        page.wait_for_timeout(50)
+    assert not any(s["waiting"] for s in run)
+    assert all(s["level"] > 0.02 for s in run), "no silence at the switch"
+    steps = np.diff([s["position"] for s in run]) - np.diff([s["time"] for s in run])
+    assert np.abs(steps).max() < 0.03, "the playhead goes on with the clock"
+    wait(page, "s.active === 'b' && s.buses.a < 0.01 && s.buses.b > 0.9")
+    # B gives the bass to the vocals: its vocals alone are louder, and turned down to match
+    page.get_by_role("button", name="Solo vocals").click()
+    energy = {name: LEVELS[name] ** 2 for name in SOURCES}
+    wanted = (energy["vocals"] / (energy["vocals"] + energy["bass"])) ** 0.5
+    page.wait_for_timeout(400)
+    assert state(page)["buses"]["b"] == pytest.approx(wanted, abs=0.02)
+    page.click(".ml-deck[data-key=diff]")
+    wait(page, "s.buses.a > 0.99 && s.buses.b < -0.99")
+    page.get_by_role("button", name="Solo vocals").click()
+    # all stems together are the same song in A and in B: nothing is left
+    wait(page, "s.playing && s.level < 0.002")
+
+    page.click(".ml-blind-start")
+    assert page.locator(".ml-deck").all_inner_texts() == ["Original", "X", "Y"]
+    assert "small" not in page.inner_text(".ml-player").lower()
+    for letter in ("x", "same", "y"):
+        page.click(f"[data-vote={letter}]")
+    assert state(page)["blind"] == {"rounds": 3, "revealed": False}
+    look(page, "blind")
+    page.click(".ml-reveal")
+    verdict = page.inner_text(".ml-verdict")
+    a, b, same = (
+        int(n) for n in re.findall(r"(\d+) of 3|difference: (\d+)", verdict) for n in n if n
+    )
+    assert (a + b, same) == (2, 1)
+
+
+def test_the_odds_of_a_blind_test(visit: Callable[..., Any]) -> None:
+    page = visit()
+    chance = "Object.assign(new window.studio.Blind(), {votes: {a: %d, b: %d, same: 3}}).chance"
+    for a, b, wanted in ((5, 0, 2 / 32), (4, 1, 12 / 32), (1, 1, 1.0), (8, 2, 112 / 1024)):
+        assert page.evaluate(chance % (a, b)) == pytest.approx(wanted)
+
+
+# --------------------------------------------------------------------------- taking away
+
+
+def test_what_is_downloaded_is_what_was_separated(
+    visit: Callable[..., Any], song: Path, tmp_path: Path
+) -> None:
+    page = visit()
+    separate(page, song)
+    path = download(page, "take-vocals")
+    assert suggested(path) == "Nobody - Four tones-vocals-paper_small.wav"
+    # the middle: the stand-in rings where a segment of it begins and ends
+    middle = slice(5 * RATE, 15 * RATE)
+    torch.testing.assert_close(
+        audio.load(path)[:, middle], tone("vocals", 20.0)[:, middle], rtol=0, atol=2e-3
+    )
+    assert audio.probe(path).tags["title"] == "Four tones (vocals)"
+
+    page.get_by_role("button", name="Mute bass").click()
+    mix = audio.load(download(page, "take-mix"))
+    wanted = sum(tone(name, 20.0) for name in SOURCES if name != "bass")
+    torch.testing.assert_close(mix[:, middle], wanted[:, middle], rtol=0, atol=4e-3)
+
+    page.get_by_label("Format").click()
+    page.get_by_role("option", name="FLAC").click()
+    archive = download(page, "take-all")
+    with zipfile.ZipFile(archive) as files:
+        assert sorted(files.namelist()) == [
+            f"Nobody - Four tones-{name}-paper_small.flac" for name in sorted(SOURCES)
+        ]
+        files.extractall(tmp_path)
+    total = sum(audio.load(file) for file in tmp_path.glob("*.flac"))
+    torch.testing.assert_close(total, audio.load(song), rtol=0, atol=2e-4)
+    # from the lane, too
+    with page.expect_download() as started:
+        page.get_by_role("button", name="Download drums").click()
+    assert started.value.suggested_filename.endswith("-drums-paper_small.flac")
+
+
+# --------------------------------------------------------------------------- links
+
+
+def test_a_shared_link_opens_elsewhere_after_a_restart_until_it_is_deleted(
+    visit: Callable[..., Any], song: Path, server: Server
+) -> None:
+    page = visit()
+    separate(page, song)
+    tab(page, "Compare")
+    page.click("#go-b")
+    wait(page, "s.phase === 'finished' && s.ready.b === 882000")
+    tab(page, "Share")
+    page.click("#share-make")
+    box = page.locator("#share-link textarea, #share-link input").first
+    page.wait_for_function(
+        "document.querySelector('#share-link textarea, #share-link input')"
+        "?.value.startsWith('http')"
+    )
+    query = box.input_value().removeprefix(server.address.rstrip("/") + "/")
+    assert re.fullmatch(r"\?r=[A-Za-z0-9_-]{22}", query)
+    assert "UTC" in page.inner_text("#share-until")
+    key = page.locator("#share-delete-link textarea, #share-delete-link input").first.input_value()
+    look(page, "share")
+
+    server.restart()
+    guest = visit(query, viewport={"width": 390, "height": 844}, has_touch=True, is_mobile=True)
+    wait(guest, "s.phase === 'finished' && s.takes.length === 2")
+    assert "shared result" in guest.inner_text(".ml-status")
+    guest.tap(".ml-play")
+    wait(guest, "s.playing && s.level > 0.05")
+    guest.tap(".ml-deck[data-key=b]")
+    wait(guest, "s.active === 'b'")
+    assert guest.evaluate("document.documentElement.scrollWidth") <= 390
+    result, desk = (guest.locator(f"#{name}").bounding_box() for name in ("stage", "desk"))
+    assert result["y"] < desk["y"], "on a phone the result comes first"
+    look(guest, "phone")
+    # a guest who separates again works on a copy: the shared result stays what it was
+    guest.tap("#go")
+    wait(guest, "s.phase === 'finished' && s.takes.length === 1")
+    again = visit(query)
+    wait(again, "s.takes.length === 2")
+
+    visit("?" + key.partition("?")[2])
+    late = visit(query)
+    late.wait_for_function("document.querySelector('.ml-invite').textContent.includes('expired')")
+    look(late, "gone")
+
+
+def test_settings_can_be_written_by_hand(visit: Callable[..., Any]) -> None:
+    page = visit("?preset=fullband_small&preset_b=paper_small&view=song&example=lithium")
+    wait(page, "s.phase === 'ready'")
+    assert "Lithium" in page.inner_text(".ml-name")
+    page.wait_for_function(
+        "document.querySelector('#preset input').value.startsWith('Fullband small')"
+    )
+    assert page.get_by_role("tab", name="Views").get_attribute("aria-selected") == "true"
+    nonsense = visit("?preset=__proto__&view=%3Cscript%3E&r=..%2F..%2Fetc&example=x")
+    assert nonsense.locator("#go").is_visible()
+
+
+# --------------------------------------------------------------------------- what goes wrong
+
+
+def test_errors_are_one_sentence_and_the_page_goes_on(
+    visit: Callable[..., Any], song: Path, tmp_path: Path
+) -> None:
+    bad = tmp_path / "holiday.mp3"
+    bad.write_text("these are not the sounds you are looking for " * 50)
+    page = visit()
+    page.set_input_files("#song input[type=file]", bad)
+    toast = page.get_by_test_id("toast-body").first
+    toast.wait_for()
+    assert "holiday.mp3" in toast.inner_text()
+    assert "Traceback" not in toast.inner_text()
+    look(page, "error")
+    separate(page, song)
+
+
+def test_a_preset_without_weights_cannot_be_run(visit: Callable[..., Any], song: Path) -> None:
+    page = visit()
+    upload(page, song)
+    page.get_by_label("Preset", exact=True).click()
+    page.get_by_role("option", name=re.compile("Paper large")).click()
+    page.wait_for_function("document.querySelector('#price').innerText.includes('cannot run')")
+    assert page.is_disabled("#go")
+
+
+def test_a_name_is_only_ever_text(visit: Callable[..., Any], tmp_path: Path) -> None:
+    name = "<img src=x onerror=window.hit=1>${window.hit=2}{{value}}"
+    path = tmp_path / "evil.flac"
+    audio.save(path, tone("bass", 2.0), RATE, "flac", tags={"title": name})
+    page = visit()
+    upload(page, path)
+    assert page.inner_text(".ml-name") == name
+    assert page.evaluate("window.hit") is None
+
+
+def test_a_vanished_result_is_said_so(visit: Callable[..., Any], song: Path) -> None:
+    page = visit()
+    separate(page, song)
+    page.route("**/gradio_api/file=**", lambda route: route.fulfill(status=403, body=""))
+    page.click(".ml-play")
+    page.wait_for_function(
+        "document.querySelector('.ml-status').textContent.includes('no longer on the server')"
+    )
+
+
+# --------------------------------------------------------------------------- for programs
+
+
+def test_the_client_example_of_the_readme_runs(
+    server: Server, song: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    (code,) = re.findall(r"^```py\n(.*?gradio_client.*?)^```", readme, re.DOTALL | re.MULTILINE)
+    code = code.replace("http://127.0.0.1:7860", server.address.rstrip("/"))
+    (tmp_path / "song.mp3").write_bytes(song.read_bytes())
+    monkeypatch.chdir(tmp_path)
+    names: dict[str, Any] = {}
+    exec(compile(code, "README.md", "exec"), names)
+    assert len(names["files"]) == 4
+    vocals = next(Path(file) for file in names["files"] if "-vocals-" in file)
+    middle = slice(5 * RATE, 15 * RATE)
+    torch.testing.assert_close(
+        audio.load(vocals)[:, middle], tone("vocals", 20.0)[:, middle], rtol=0, atol=2e-3
+    )
+
+
+def test_programs_get_the_same_plain_errors(server: Server, tmp_path: Path) -> None:
+    from gradio_client import Client, handle_file
+    from gradio_client.exceptions import AppError
+
+    client = Client(server.address, verbose=False)
+    presets = client.predict(api_name="/presets")
+    assert [name for name, known in presets.items() if known["available"]] == list(EDGES)
+    path = tmp_path / "short.wav"
+    audio.save(path, tone("bass", 1.0), RATE)
+    for values, words in (
+        ({"preset": "paper_large"}, "no trained weights"),
+        ({"device": "abacus"}, "no device"),
+        ({"format": "exe"}, "no format"),
+    ):
+        with pytest.raises(AppError, match=words):
+            client.predict(handle_file(str(path)), **values, api_name="/separate")
