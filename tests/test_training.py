@@ -51,6 +51,7 @@ def tiny_preset(monkeypatch: pytest.MonkeyPatch) -> None:
     for module in ("moises_light.training.loop", "moises_light.training.config"):
         monkeypatch.setattr(f"{module}.get_config", lambda name: small)
     monkeypatch.setattr("moises_light.weights.get_config", lambda name: small)
+    monkeypatch.setattr("moises_light.weights.configs", {"paper_small": small})
     monkeypatch.setattr("moises_light.training.loop.CALIBRATION_BATCHES", 2)
 
 

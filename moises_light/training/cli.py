@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import signal
 import subprocess
 from dataclasses import fields
 from pathlib import Path
@@ -37,6 +38,8 @@ def train(args: argparse.Namespace) -> int:
 
     if args.threads:
         torch.set_num_threads(args.threads)
+    # a run that is told to end keeps what it learnt, as with Ctrl-C
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     values = {field.name: getattr(args, field.name) for field in fields(TrainConfig)}
     config = TrainConfig(**{**values, "sources": tuple(values["sources"])})
     dataset = MixtureDataset(args.corpus, "train", config.segment_length, config.seed)
@@ -78,9 +81,7 @@ def evaluate(args: argparse.Namespace) -> int:
     separator = None
     if args.estimates is None:
         model = MoisesLight.from_pretrained(args.preset, args.checkpoints)
-        separator = Separator(
-            model, segment=args.segment, overlap=args.overlap, device=args.device
-        )
+        separator = Separator(model, segment=args.segment, overlap=args.overlap, device=args.device)
     if (args.material / args.split / "index.jsonl").is_file():
         tracks = scores.corpus_tracks(args.material, args.split)
     else:
