@@ -135,12 +135,8 @@ def load(path: str | Path) -> Checkpoint:
     """
     path = Path(path)
     config, metadata = _read_header(path)
-    try:
-        with safe_open(path, framework="pt") as file:
-            _check_size(path, config, len(file.keys()))
-            state_dict = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
-    except (SafetensorError, OSError) as error:
-        raise ValueError(f"{path} cannot be read as safetensors: {error}") from error
+    state_dict, _ = read_tensors(path)
+    _check_size(path, config, len(state_dict))
     problems = _differences(_expected(config), state_dict)
     problems += [f"{key} is not finite" for key in _not_finite(state_dict)]
     if problems:
@@ -247,7 +243,8 @@ def read_tensors(path: str | Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     """
     try:
         with safe_open(path, framework="pt") as file:
-            return {key: file.get_tensor(key) for key in file.keys()}, file.metadata() or {}
+            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+            return tensors, file.metadata() or {}
     except (SafetensorError, OSError) as error:
         raise ValueError(f"{path} cannot be read as safetensors: {error}") from error
 
