@@ -26,7 +26,10 @@ from moises_light.separation import Separator
 
 DEFAULT_PRESET = "paper_small"
 
-FORWARDED = {"train": "train weights of your own"}
+FORWARDED = {
+    "train": "train weights of your own",
+    "evaluate": "score weights on songs whose stems are known",
+}
 """Commands of `moises_light.training.cli`: `add_<name>_arguments(parser)` and `<name>(args)`."""
 
 

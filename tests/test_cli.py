@@ -297,7 +297,7 @@ def test_training_commands_are_forwarded(monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.setitem(sys.modules, "moises_light.training.cli", training)
     for name in cli.FORWARDED:
         assert cli.main([name, f"--of-{name}", "3"]) == 0
-    assert [(name, args[f"of_{name}"]) for name, args in ran] == [("train", 3)]
+    assert [(name, args[f"of_{name}"]) for name, args in ran] == [("train", 3), ("evaluate", 3)]
 
 
 def test_app_launches_the_page_with_the_weights_of_the_folder(
