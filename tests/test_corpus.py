@@ -218,7 +218,7 @@ def test_a_build_gives_the_same_bits_and_goes_on_where_it_stood(tmp_path, bank_f
     assert sorted(made[0]) == sorted(made[1])
     assert made[0] == made[1]
     printed = corpus.describe(tmp_path / "first")
-    assert "CC0-1.0 | A. Tester" in printed
+    assert "CC0-1.0 | tests | A. Tester | " in printed
     assert printed.splitlines()[-1] == "without a licence row: songs/one"
 
 

@@ -656,7 +656,7 @@ def write_bass(
     acid = [
         (s / 4, rng.random() < 0.2, int(rng.integers(4))) for s in range(16) if rng.random() < 0.7
     ]
-    centre = float(rng.uniform(34, 41))
+    centre = float(rng.uniform(31, 41))
     for bar in bars:
         steps: list[tuple[float, float, str]]
         if mode in _BASS_STEPS:

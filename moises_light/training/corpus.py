@@ -17,6 +17,7 @@ from __future__ import annotations
 import csv
 import json
 import os
+import re
 import sys
 import zlib
 from collections.abc import Iterable, Mapping, Sequence
@@ -273,16 +274,21 @@ def describe(folder: Path | str) -> str:
             some = [track for track in tracks if track.kind == kind]
             row = "".join(f"{hours(some, source):>9.2f}" for source in SOURCES)
             lines.append(f"{split + ' ' + kind:<18}{len(some):>7}{row}")
-    lines += ["", "licence | author | source | material"]
-    rows: dict[tuple[str, str, str], list[str]] = {}
+    lines += ["", "licence | source | authors | material"]
     # a row speaks for its material and for whatever that is made up of
     known: set[str] = set()
+    rows: dict[tuple[str, str], tuple[set[str], set[str]]] = {}
     for material, source, author, licence in read_licences(folder):
         covered = {name for name in used if name == material or name.startswith(material + "/")}
         known |= covered
         if covered:
-            rows.setdefault((licence, author, source), []).append(material)
-    lines += [" | ".join((*key, ", ".join(rows[key]))) for key in sorted(rows)]
+            authors, names = rows.setdefault((licence, source.split(";")[0]), (set(), set()))
+            authors.add(author)
+            names.add(re.sub(r"^(soundfont/\w+)/.*", r"\1", material))
+    for (licence, source), (authors, names) in sorted(rows.items()):
+        lines.append(
+            f"{licence} | {source} | {'; '.join(sorted(authors))} | {' '.join(sorted(names))}"
+        )
     unknown = used - known
     if unknown:
         lines.append(f"without a licence row: {', '.join(sorted(unknown))}")

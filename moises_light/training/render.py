@@ -40,7 +40,7 @@ SOUNDFONT_LICENCES = {
     "FluidR3_GM": ("Debian fluid-soundfont-gm", "Frank Wen", "MIT"),
     "MuseScore_General_Full": (
         "Debian musescore-general-soundfont",
-        "S. Christian Collins, after FluidR3 by Frank Wen",
+        "S. Christian Collins, Michael Cowgill, Frank Wen",
         "MIT",
     ),
 }
@@ -506,7 +506,7 @@ def other_part(audio: np.ndarray, part: Part, score: Score, rng: np.random.Gener
 def vocal_bus(audio: np.ndarray, score: Score, rng: np.random.Generator) -> np.ndarray:
     """High-pass, compression, echo and room of the singing."""
     audio = effects.high_pass(audio, float(rng.uniform(70, 140)))
-    audio = effects.tilt(audio, float(rng.normal(0, 1.5)), float(rng.normal(1, 2)), 1500)
+    audio = effects.tilt(audio, float(rng.normal(0, 1.5)), float(rng.normal(3.5, 2.5)), 2000)
     if rng.random() < 0.7:
         audio = effects.compress(audio, float(rng.uniform(2, 9)), float(rng.uniform(1.5, 4)))
     if rng.random() < 0.15:
