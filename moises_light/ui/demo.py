@@ -394,8 +394,8 @@ def _wire_song(
         (upload.upload, upload, "upload"),
         (record.stop_recording, record, "recording"),
     ):
-        # the field is emptied once the song is in, and takes the next one
-        event(
+        # the field is emptied whether the song could be read or not, and takes the next one
+        read = event(
             lambda path, *rest, origin=origin: arrive(path, *rest, origin=origin),
             [source, *settings],
             arrival,
@@ -403,7 +403,9 @@ def _wire_song(
             concurrency_id="decode",
             show_progress_on=[source],
             api_visibility="private",
-        ).then(lambda: None, None, source, **QUIET)
+        )
+        for over in (read.success, read.failure):
+            over(lambda: None, None, source, **QUIET)
     desk["example"].click(
         lambda *rest: arrive(str(EXAMPLES / "lithium.mp3"), *rest, origin="example"),
         settings,
