@@ -1,6 +1,6 @@
 """How fast ours and the reference separate: interleaved in one process, the same weights.
 
-    python -m bench.speed [--threads N] [--runs N] [--presets NAME ...]
+python -m bench.speed [--threads N] [--runs N] [--presets NAME ...]
 """
 
 from __future__ import annotations
@@ -27,7 +27,9 @@ def main(arguments: list[str] | None = None) -> None:
     reference, reference_configs = load_reference()
     x = 0.1 * torch.randn(1, 2, round(args.seconds * 44100))
     print(f"{args.seconds:g} s of stereo audio, {args.threads} threads, median of {args.runs} runs")
-    print("| preset | reference | ours | ratio | largest difference / peak |\n|---|---|---|---|---|")
+    print(
+        "| preset | reference | ours | ratio | largest difference / peak |\n|---|---|---|---|---|"
+    )
     for preset in args.presets:
         torch.manual_seed(0)
         theirs = reference(**reference_configs[preset]).eval()

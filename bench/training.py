@@ -59,7 +59,9 @@ def main(arguments: list[str] | None = None) -> None:
                 seconds[kind].append(time.perf_counter() - begun)
             model.zero_grad()
     first = seconds["reference, float32"]
-    print(f"{args.preset}, {args.examples} examples of {length / 44100:.1f} s, {args.threads} threads")
+    print(
+        f"{args.preset}, {args.examples} examples of {length / 44100:.1f} s, {args.threads} threads"
+    )
     print("| step | seconds | of the reference's |\n|---|---|---|")
     for kind, times in seconds.items():
         share = median(t / f for t, f in zip(times, first, strict=True))

@@ -16,7 +16,7 @@ package `moises-light` 0.1.0, whose weights fit.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as functional
@@ -62,8 +62,8 @@ def batch_norm_relu(x: Tensor, norm: nn.BatchNorm2d) -> Tensor:
 class _BatchNormReLU(torch.autograd.Function):
     """Batch norm in training mode and ReLU, with a backward pass that a CPU does fast.
 
-    torch's own takes several times as long for bfloat16 rows (`python -m bench.training`). With the normalised rows `u`, the
-    gradient `g` behind the ReLU and means over the `M` rows,
+    torch's own takes several times as long for bfloat16 rows. With the normalised rows `u`, the
+    gradient `g` behind the ReLU and means over the rows,
 
         dx = weight / std * (g - mean(g) - u * mean(g * u))    for y = relu(weight * u + bias)
 
@@ -71,7 +71,7 @@ class _BatchNormReLU(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(  # type: ignore[override]
+    def forward(
         ctx: Any,
         x: Tensor,
         weight: Tensor,
@@ -145,6 +145,7 @@ class GroupConv(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         weight, bias = self.conv.weight, self.conv.bias
+        assert bias is not None
         if not self.training:
             scale, shift = scale_and_shift(self.bn)
             weight, bias = weight * scale[:, None, None, None], bias * scale + shift
@@ -293,7 +294,7 @@ class Rotary(nn.Module):
 def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     """Scaled dot-product attention. `[A, heads, T, dim_head]` stays.
 
-    torch's fused kernel has a slow backward pass on a CPU, up to eight times that of plain products.
+    torch's fused kernel has a backward pass for the CPU that plain matrix products outrun.
     """
     if q.device.type == "cpu" and torch.is_grad_enabled():
         return (q * q.shape[-1] ** -0.5 @ k.transpose(-1, -2)).softmax(-1) @ v
@@ -349,7 +350,7 @@ class FeedForward(nn.Module):
         )
 
     def forward(self, x: Tensor) -> Tensor:
-        norm, inner, outer = self.net["0"], self.net["1"], self.net["4"]
+        norm, inner, outer = (cast(Any, self.net[key]) for key in ("0", "1", "4"))
         return outer(functional.gelu(norm.linear(norm(x), inner.weight, inner.bias)))
 
 
@@ -366,7 +367,7 @@ class Transformer(nn.Module):
         self.layers = nn.ModuleList([nn.ModuleList([attention, feed_forward])])
 
     def forward(self, x: Tensor) -> Tensor:
-        attention, feed_forward = self.layers[0]  # type: ignore[misc]
+        attention, feed_forward = cast(nn.ModuleList, self.layers[0])
         y = attention(x) + x
         return feed_forward(y) + y + x
 
@@ -500,7 +501,7 @@ class MoisesLight(nn.Module):
 
         Args:
             mixture: `[B, C, L]`, at `sample_rate`.
-            return_auxiliary_outputs: also return a dict with the `masks`, `[B, S, C, 2, F, T]`: what
+            return_auxiliary_outputs: also return a dict with `masks`, `[B, S, C, 2, F, T]`: what
                 the real (0) and the imaginary part (1) of the mixture's STFT are multiplied with,
                 for its lowest `F = freq_dim` bins. Bins above are zero in every source.
 
@@ -592,7 +593,7 @@ class MoisesLight(nn.Module):
 
 
 def _make_config(arguments: dict[str, Any]) -> Config:
-    unknown = [name for name in arguments if name not in Config().keys()]
+    unknown = [name for name in arguments if name not in set(Config().keys())]
     if unknown:
         raise ValueError(
             f"MoisesLight knows no argument {', '.join(map(repr, unknown))}; "

@@ -183,7 +183,7 @@ def test_every_parameter_gets_a_gradient() -> None:
             continue
         assert parameter.grad is not None, name
         # a bias before a batch norm cannot matter, all others do
-        before_norm = name.endswith("conv.bias") or name.endswith(("fc1.bias", "fc2.bias"))
+        before_norm = name.endswith(("conv.bias", "fc1.bias", "fc2.bias"))
         assert before_norm or parameter.grad.abs().max() > 0, name
 
 

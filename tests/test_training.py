@@ -34,7 +34,8 @@ class Tones:
         rng = np.random.default_rng([self.seed, index])
         time = np.arange(self.length) / 44100
         rows = [
-            rng.uniform(0.1, 0.4) * np.sin(2 * np.pi * f * rng.uniform(1, 1.3) * time + rng.random())
+            rng.uniform(0.1, 0.4)
+            * np.sin(2 * np.pi * f * rng.uniform(1, 1.3) * time + rng.random())
             for f in (500, 5000, 120, 1500)
         ]
         sources = torch.tensor(np.stack(rows), dtype=torch.float32)[:, None].repeat(1, 2, 1)
@@ -144,7 +145,7 @@ def test_a_run_is_not_resumed_as_another(tmp_path: Path) -> None:
 
 @pytest.mark.usefixtures("tiny_preset")
 def test_accumulated_parts_are_one_batch(tmp_path: Path) -> None:
-    """With statistics per part the batch norms differ, so the comparison is of the examples drawn."""
+    """Batch norms see the parts, so what is compared is the examples that a step draws."""
     seen: dict[int, list[int]] = {1: [], 2: []}
 
     class Counting(Tones):

@@ -30,15 +30,15 @@ _log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class TestTrack:
-    """A track whose sources are known. `sources` holds `[C, L]` by name; the mixture is their sum."""
+class ScoredTrack:
+    """A track whose sources are known: mixture `[C, L]`, sources `[C, L]` by name."""
 
     name: str
     mixture: Tensor
     sources: dict[str, Tensor]
 
 
-def song_folders(folder: Path) -> Iterator[TestTrack]:
+def song_folders(folder: Path) -> Iterator[ScoredTrack]:
     """Songs as MUSDB18-HQ has them: a folder each, one file a source.
 
     `mixture.*` is used where it is there, else the sum. A song without one of the sources has
@@ -61,25 +61,25 @@ def song_folders(folder: Path) -> Iterator[TestTrack]:
         if whole:
             mixture = audio.load(whole)[:, :length]
             mixture = torch.nn.functional.pad(mixture, (0, length - mixture.shape[-1]))
-        yield TestTrack(path.name, mixture, sources)
+        yield ScoredTrack(path.name, mixture, sources)
 
 
 def _stem(folder: Path, source: str) -> Path | None:
     return next(iter(sorted(folder.glob(f"{source}.*"))), None)
 
 
-def corpus_tracks(folder: Path, split: str = "heldout") -> Iterator[TestTrack]:
+def corpus_tracks(folder: Path, split: str = "heldout") -> Iterator[ScoredTrack]:
     """Tracks of a corpus, whole."""
     corpus = Corpus(folder, split)
     for track in corpus.tracks:
         if len(track.present) < len(SOURCES):
             continue
         sources = {s: torch.from_numpy(corpus.read(track, s, 0, track.frames)) for s in track.rows}
-        yield TestTrack(track.name, sum(sources.values(), torch.zeros(2, track.frames)), sources)
+        yield ScoredTrack(track.name, sum(sources.values(), torch.zeros(2, track.frames)), sources)
 
 
 def evaluate(
-    tracks: Iterable[TestTrack], separator: Separator | None, estimates: Path | None = None
+    tracks: Iterable[ScoredTrack], separator: Separator | None, estimates: Path | None = None
 ) -> list[dict[str, Any]]:
     """Score every track.
 

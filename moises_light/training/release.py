@@ -1,0 +1,142 @@
+"""From a run to a checkpoint: score the weights, write them with their card.
+
+    python -m moises_light.training.release runs/NAME/model.safetensors \\
+        --validation FOLDER_OF_SONGS --corpus corpus --notes "..."
+
+writes `checkpoints/<preset>.safetensors` and the card `checkpoints/<preset>.md`, with the scores of
+the checkpoint that it replaces beside its own.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from moises_light import weights
+from moises_light.config import get_config
+from moises_light.model import MoisesLight
+from moises_light.separation import Separator
+from moises_light.training import evaluate
+from moises_light.training.corpus import Corpus, hours, read_licences
+
+SETS = {
+    "validation": "whole songs that no training has seen",
+    "rendered": "the held-out split of the corpus: instruments, singers and seeds of its own",
+}
+
+Scores = dict[str, dict[str, dict[str, float]]]
+
+
+def score(model: MoisesLight, validation: Path, corpus: Path, segment: float) -> Scores:
+    """Score the network on both sets: `{set: {source: {"sdr": ..., "mixture_sdr": ...}}}`."""
+    separator = Separator(model, segment=segment)
+    tracks = {
+        "validation": evaluate.song_folders(validation),
+        "rendered": evaluate.corpus_tracks(corpus),
+    }
+    return {
+        name: evaluate.summary(evaluate.evaluate(of_set, separator))
+        for name, of_set in tracks.items()
+    }
+
+
+def make_card(card: Mapping[str, Any], scores: Scores, corpus: Path, notes: str) -> dict[str, Any]:
+    """The card of a run, with its scores, its data and their licences."""
+    tracks = Corpus(corpus, "train").tracks
+    licences = sorted({row[0] for row in read_licences(corpus)})
+    return {
+        **card,
+        "sdr": {
+            name: {source: row["sdr"] for source, row in rows.items()}
+            for name, rows in scores.items()
+        },
+        "mixture_sdr": {
+            name: {source: row["mixture_sdr"] for source, row in rows.items()}
+            for name, rows in scores.items()
+        },
+        "hours": {s: round(hours(tracks, s), 2) for s in get_config("paper_small").sources},
+        "licences": licences,
+        "notes": notes,
+    }
+
+
+def card_text(preset: str, card: Mapping[str, Any], previous: Mapping[str, Any] | None) -> str:
+    """The card as a page of Markdown."""
+    run = card["run"]
+    lines = [
+        f"# `{preset}`",
+        "",
+        "Trained by this project from random weights. Signal-to-distortion ratio over whole "
+        "tracks, in dB (Sound Demixing Challenge 2023), mean over the tracks in which the source "
+        "plays. "
+        "Two floors cost nothing: silence has 0 dB, the mixture itself has what its column says.",
+        "",
+    ]
+    for name, what in SETS.items():
+        lines += [
+            f"## {name.capitalize()}: {what}",
+            "",
+            "| source | SDR | silence | the mixture | previous checkpoint |",
+            "|---|---|---|---|---|",
+        ]
+        for source, value in card["sdr"][name].items():
+            before = (previous or {}).get("sdr", {}).get(name, {}).get(source)
+            lines.append(
+                f"| {source} | {value:.2f} | 0 | {card['mixture_sdr'][name][source]:.2f} "
+                f"| {'-' if before is None else f'{before:.2f}'} |"
+            )
+        lines.append("")
+    hours_text = ", ".join(f"{source} {value:.1f}" for source, value in card["hours"].items())
+    lines += [
+        "## Training",
+        "",
+        f"- {card['steps']:,} steps of {run['batch_size']} examples of {run['frames']} frames, "
+        f"{card['seconds'] / 3600:.1f} hours; loss `{run['loss']}`, AdamW with a peak of "
+        f"{run['lr']:g}, moving average {run['ema']:g}",
+        f"- seed {run['seed']}, commit `{card['commit']}`",
+        f"- hours in which a source plays in the corpus: {hours_text}",
+        f"- licences of the material: {', '.join(card['licences'])}; every source by name, author "
+        f"and licence in `docs/corpus.md`",
+        "- stored in half precision",
+        "",
+        "## Limits",
+        "",
+        card["notes"],
+        "",
+    ]
+    return "\n".join(lines)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="python -m moises_light.training.release")
+    parser.add_argument("model", type=Path, help="model.safetensors of a run")
+    parser.add_argument("--validation", type=Path, required=True, help="folder of song folders")
+    parser.add_argument("--corpus", type=Path, default=Path("corpus"))
+    parser.add_argument("--checkpoints", type=Path, default=Path("checkpoints"))
+    parser.add_argument("--segment", type=float, default=6.0, help="seconds")
+    parser.add_argument("--notes", required=True, help="what the weights cannot do")
+    args = parser.parse_args()
+    found = weights.load(args.model)
+    preset = found.metadata["preset"]
+    model = weights.load_pretrained(args.model)
+    card = make_card(
+        found.metadata["card"],
+        score(model, args.validation, args.corpus, args.segment),
+        args.corpus,
+        args.notes,
+    )
+    target = args.checkpoints / f"{preset}.safetensors"
+    previous = weights.load(target).metadata["card"] if target.is_file() else None
+    text = card_text(preset, card, previous)
+    weights.save(model, target, {"preset": preset, "card": card}, torch.float16)
+    target.with_suffix(".md").write_text(text)
+    print(text)
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
