@@ -1,4 +1,4 @@
-"""The reference package `moises-light` 0.1.0 beside ours in one process, though both have one name."""
+"""The reference package `moises-light` 0.1.0 beside ours in one process: both have one name."""
 
 from __future__ import annotations
 
