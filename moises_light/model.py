@@ -292,13 +292,48 @@ class Rotary(nn.Module):
 
 
 def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-    """Scaled dot-product attention. `[A, heads, T, dim_head]` stays.
-
-    torch's fused kernel has a backward pass for the CPU that plain matrix products outrun.
-    """
+    """Scaled dot-product attention. `[A, heads, T, dim_head]` stays."""
     if q.device.type == "cpu" and torch.is_grad_enabled():
-        return (q * q.shape[-1] ** -0.5 @ k.transpose(-1, -2)).softmax(-1) @ v
+        y: Tensor = _Attend.apply(q, k, v)
+        return y
     return functional.scaled_dot_product_attention(q, k, v)
+
+
+class _Attend(torch.autograd.Function):
+    """Attention with a backward pass that a CPU does fast: a few sequences at a time.
+
+    Whole, the shares `p = softmax(q k')` are by far the largest tensor of a training step; so few
+    at a time that they stay in the cache, making them twice costs less than keeping them.
+    """
+
+    SHARES = 1 << 19
+
+    @staticmethod
+    def forward(ctx: Any, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        y = functional.scaled_dot_product_attention(q, k, v)
+        ctx.save_for_backward(q, k, v, y)
+        return y
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, ...]:
+        shape = grads[0].shape
+        q, k, v, y, grad = (
+            x.reshape(-1, *shape[2:]).contiguous() for x in (*ctx.saved_tensors, grads[0])
+        )
+        scale = shape[-1] ** -0.5
+        q = q * scale
+        dq, dk, dv = (torch.empty_like(x) for x in (q, k, v))
+        # d softmax: ds = p * (dp - sum(p * dp)), and that sum is also sum(grad * y)
+        mean = (grad * y).sum(-1, keepdim=True)
+        step = max(1, _Attend.SHARES // shape[2] ** 2)
+        for start in range(0, len(q), step):
+            part = slice(start, start + step)
+            shares = torch.bmm(q[part], k[part].transpose(1, 2)).softmax(-1)
+            torch.bmm(shares.transpose(1, 2), grad[part], out=dv[part])
+            ds = torch.bmm(grad[part], v[part].transpose(1, 2)).sub_(mean[part]).mul_(shares)
+            torch.bmm(ds, k[part], out=dq[part])
+            torch.bmm(ds.transpose(1, 2), q[part], out=dk[part])
+        return (dq * scale).view(shape), dk.view(shape), dv.view(shape)
 
 
 class Attention(nn.Module):

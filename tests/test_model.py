@@ -220,11 +220,19 @@ def test_batch_norm_has_the_gradients_of_torch() -> None:
     torch.testing.assert_close(ours.running_var, theirs.running_var)
 
 
-def test_attention_with_and_without_gradients_is_the_same() -> None:
-    q, k, v = torch.randn(3, 2, 4, 20, 8)
+def test_attention_has_the_gradients_of_torch() -> None:
+    ours = [x.requires_grad_() for x in torch.randn(3, 5, 4, 300, 8).unbind()]
+    theirs = [x.detach().clone().requires_grad_() for x in ours]
+    y = attend(*ours)
+    w = torch.nn.functional.scaled_dot_product_attention(*theirs)
+    torch.testing.assert_close(y, w)
+    target = torch.randn_like(y)
+    (y * target).sum().backward()
+    (w * target).sum().backward()
+    for a, b in zip(ours, theirs, strict=True):
+        torch.testing.assert_close(a.grad, b.grad, rtol=1e-4, atol=1e-5)
     with torch.no_grad():
-        fused = attend(q, k, v)
-    torch.testing.assert_close(attend(q.requires_grad_(), k, v), fused, rtol=1e-4, atol=1e-6)
+        torch.testing.assert_close(attend(*ours), y)
 
 
 def test_bands_split_and_merge() -> None:
