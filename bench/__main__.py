@@ -1,0 +1,10 @@
+"""Every benchmark that needs no corpus, one after another: `python -m bench`."""
+
+from __future__ import annotations
+
+from bench import memory, speed, training
+
+if __name__ == "__main__":
+    speed.main([])
+    training.main([])
+    memory.main()
