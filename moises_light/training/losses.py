@@ -11,25 +11,27 @@ from moises_light.stft import stft
 RESOLUTIONS = (4096, 2048, 1024, 512, 256)
 """FFT lengths of `mae_loss`; the hop is a quarter of each. Source: Moises-Light, sec. 4.2."""
 
-FLOOR = 1e-3
-"""Of the mixture's energy: what an error may have before it counts; 30 dB below."""
+FLOOR = 0.02
+"""Share of the mixture's energy that an error may have before it counts, 17 dB below it."""
 
 
-def snr_loss(estimate: Tensor, target: Tensor, mixture: Tensor) -> Tensor:
+def snr_loss(estimate: Tensor, target: Tensor, mixture: Tensor, floor: float = FLOOR) -> Tensor:
     """Negative signal-to-noise ratio of every source in dB, softened.
 
-        10 log10((|estimate - target|^2 + floor) / (|target|^2 + floor))
+        10 log10((|estimate - target|^2 + floor |mixture|^2) / (|target|^2 + floor |mixture|^2))
 
-    with a floor of a thousandth of the mixture's energy, so that it is defined for silent sources
-    and does not chase errors that nobody hears. A ratio weighs quiet and loud sources alike, and
-    it has no basin at silence as mean absolute errors have (they are content with the median of
-    sparse spectra, which is zero). This is our choice; the floor follows MixIT (arXiv 2006.12701).
+    The ratio weighs quiet and loud sources alike, and it has no basin at silence as mean absolute
+    errors have (they are content with the median of sparse spectra, which is zero). The floor makes
+    it defined for sources that are absent. It must not be low: at 0.001 a trace of an absent source
+    costs more than anything that present ones can gain, and silence is what is learnt first.
+
+    This is our choice; the floor follows MixIT (arXiv 2006.12701).
 
     Shape: `[B, S]` from `[B, S, ...]`, and `mixture` `[B, ...]`.
     """
-    floor = FLOOR * mixture.flatten(1).square().sum(-1, keepdim=True) + 1e-8
+    soft = floor * mixture.flatten(1).square().sum(-1, keepdim=True) + 1e-8
     error = (estimate - target).flatten(2).square().sum(-1)
-    return 10 * torch.log10((error + floor) / (target.flatten(2).square().sum(-1) + floor))
+    return 10 * torch.log10((error + soft) / (target.flatten(2).square().sum(-1) + soft))
 
 
 def mae_loss(estimate: Tensor, target: Tensor) -> Tensor:
