@@ -140,7 +140,7 @@ def shares(stems: Tensor, mixture: Tensor) -> Tensor:
 
     Where the mixture is silent there is nothing to share, and the answer is 0.
     """
-    audible = mixture > mixture.max() * 1e-9
+    audible = mixture > mixture.max() * 1e-8
     ratio = (stems / mixture.clamp_min(1e-20)).sqrt().clamp(0, 1)
     return torch.where(audible, ratio, torch.zeros_like(ratio))
 

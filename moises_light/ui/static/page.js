@@ -27,14 +27,12 @@ document.addEventListener('click', (event) => {
   remember(document.body.classList.contains('dark') ? 'dark' : 'light');
 });
 
-// Gradio's upload field says its own words; ours are in the style sheet, and its label would hide them.
-const plain = () => {
+// Gradio's upload field says its own words, anew whenever it is emptied; ours are in the style sheet.
+const OURS = 'Drop a song, or choose a file';
+setInterval(() => {
   const field = document.querySelector('#song button[aria-label]');
-  if (!field || !field.querySelector('.wrap')) return;
-  field.removeAttribute('aria-label');
+  if (!field || field.ariaLabel === OURS || !field.querySelector('.wrap')) return;
+  field.ariaLabel = OURS;
   const texts = document.createTreeWalker(field.querySelector('.wrap'), NodeFilter.SHOW_TEXT);
   while (texts.nextNode()) texts.currentNode.nodeValue = '';
-};
-const song = document.querySelector('#song');
-if (song) new MutationObserver(plain).observe(song, {childList: true, subtree: true});
-plain();
+}, 300);

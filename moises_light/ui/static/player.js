@@ -391,7 +391,7 @@ new MutationObserver(() => { readColours(); dirty = true; }).observe(document.bo
 
 // What the rest of the page, and the tests, may ask.
 window.studio = {
-  Blind,
+  Blind, transport,
   faders: () => Object.fromEntries(stems.map((name) => [name, audible(name) ? +gainOf(faders[name].level).toFixed(4) : 0])),
   seek: (t) => transport.seek(t - (value ? value.start / value.rate : 0)),
   watch: (listener) => watchers.push(listener),

@@ -123,7 +123,10 @@ class Transport {
     if (!this.playing) { this.heat(); this.setMix(mix); this.onchange(); return; }
     this.active = before;
     this.want = active;
-    for (const key of active === 'diff' ? ['a', 'b'] : [active]) await this.warm(key);
+    const cold = (active === 'diff' ? ['a', 'b'] : [active]).filter((key) => !this.decks.get(key)?.hot);
+    for (const key of cold) await this.warm(key);
+    // its sound begins 20 ms from now: a cross-fade before that would leave a hole
+    if (cold.length) await new Promise((done) => setTimeout(done, 40));
     if (this.want !== active) return;      // another switch came meanwhile
     this.active = active;
     this.setMix(mix); this.heat(); this.pump(); this.onchange();
