@@ -19,7 +19,7 @@ from moises_light.config import SOURCES, Config
 from moises_light.separation import Separator
 from moises_light.training import evaluate, loop
 from moises_light.training.config import TrainConfig
-from moises_light.training.losses import Objective, mae_loss, snr_loss
+from moises_light.training.losses import Objective, mae_loss, presence, snr_loss
 
 TINY = {"n_fft": 512, "hop_size": 128, "win_size": 512, "freq_dim": 128, "G": 8, "n_rope": 1}
 
@@ -70,6 +70,14 @@ def test_snr_loss_is_the_negative_ratio() -> None:
     torch.testing.assert_close(snr_loss(0 * target, target, mixture), torch.zeros(3, 2))
     silent = snr_loss(torch.zeros_like(target), torch.zeros_like(target), mixture)
     torch.testing.assert_close(silent, torch.zeros(3, 2))
+
+
+def test_presence_tells_absent_sources() -> None:
+    sources = torch.randn(1, 3, 2, 1000) * torch.tensor([1.0, 0.01, 0.0])[:, None, None]
+    there = presence(sources, sources.sum(1))[0]
+    assert there[0] == 1
+    assert 0 < there[1] < 0.02  # 40 dB below the mixture
+    assert there[2] == 0
 
 
 def test_mae_loss_is_zero_only_at_the_target() -> None:

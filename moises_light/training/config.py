@@ -29,6 +29,7 @@ class TrainConfig:
         clip: largest norm of the gradient.
         ema: decay of the moving average of the weights, which is what a run gives.
         loss: `snr` (see `snr_loss`) or `mae` (the paper's, see `mae_loss`).
+        absent: weight of the loss of sources that are absent from an example (`snr` alone).
         seed: of the weights and of the examples.
         bf16: compute in bfloat16 where the network allows it.
         start: a `.safetensors` file of weights to start from, or nothing.
@@ -47,6 +48,7 @@ class TrainConfig:
     clip: float = 1.0
     ema: float = 0.995
     loss: str = "snr"
+    absent: float = 0.1
     seed: int = 0
     bf16: bool = True
     start: str = ""

@@ -34,6 +34,17 @@ def snr_loss(estimate: Tensor, target: Tensor, mixture: Tensor, floor: float = F
     return 10 * torch.log10((error + soft) / (target.flatten(2).square().sum(-1) + soft))
 
 
+def presence(target: Tensor, mixture: Tensor) -> Tensor:
+    """One for sources within 20 dB of the mixture, less for quieter ones, zero for absent ones.
+
+    Shape: `[B, S]` from `[B, S, ...]`, and `mixture` `[B, ...]`.
+    """
+    share = target.flatten(2).square().sum(-1) / (
+        mixture.flatten(1).square().sum(-1, keepdim=True) + 1e-8
+    )
+    return (100 * share).clamp(max=1)
+
+
 def mae_loss(estimate: Tensor, target: Tensor) -> Tensor:
     """Mean absolute error of complex spectra at several resolutions, and of the waveform.
 
@@ -60,13 +71,15 @@ class Objective(nn.Module):
         model: the network.
         loss: `snr` or `mae`.
         bf16: compute the masks in bfloat16; spectra and losses stay in float32.
+        absent: weight of sources that are absent from an example, see `presence`; `snr` alone.
     """
 
-    def __init__(self, model: MoisesLight, loss: str, bf16: bool):
+    def __init__(self, model: MoisesLight, loss: str, bf16: bool, absent: float = 1.0):
         super().__init__()
         self.model = model
         self.loss = loss
         self.bf16 = bf16
+        self.absent = absent
 
     def forward(self, mixture: Tensor, sources: Tensor) -> Tensor:
         """Loss of every example and source. `[B, C, L], [B, S, C, L] -> [B, S]`."""
@@ -76,7 +89,10 @@ class Objective(nn.Module):
                 return mae_loss(estimate.float(), sources)
             mixed = self.spectrum(mixture)
             masks = self.model.estimate_masks(mixed)
-        return snr_loss(masks * mixed[:, None], self.spectrum(sources), mixed)
+        targets = self.spectrum(sources)
+        there = presence(targets, mixed)
+        weight = self.absent + (1 - self.absent) * there
+        return weight * snr_loss(masks * mixed[:, None], targets, mixed)
 
     def spectrum(self, audio: Tensor) -> Tensor:
         """`[..., C, L] -> [..., C, T, F, 2]`: the part of the spectrum that the network masks.
