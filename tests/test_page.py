@@ -537,9 +537,9 @@ def test_a_shared_link_opens_elsewhere_after_a_restart_until_it_is_deleted(
 
 
 def test_settings_can_be_written_by_hand(visit: Callable[..., Any]) -> None:
-    page = visit("?preset=fullband_small&preset_b=paper_small&view=song&example=lithium")
+    page = visit("?preset=fullband_small&preset_b=paper_small&view=song&example=francium")
     wait(page, "s.phase === 'ready'")
-    assert "Lithium" in page.inner_text(".ml-name")
+    assert "Francium" in page.inner_text(".ml-name")
     page.wait_for_function(
         "document.querySelector('#preset input').value.startsWith('Fullband small')"
     )

@@ -294,7 +294,7 @@ def _share_tab(studio: Studio, token: gr.State, desk: Parts, compare: Parts, vie
             delete = gr.Button("Delete it now", elem_id="share-delete", visible="hidden", size="sm")
         gr.Markdown(
             "**Only the settings.** This link opens the page with these presets; no song is in it. "
-            "You can write it by hand: `?preset=…&preset_b=…&view=…&example=lithium`."
+            "You can write it by hand: `?preset=…&preset_b=…&view=…&example=francium`."
         )
         settings = gr.Textbox(
             label="Link to the settings",
@@ -407,7 +407,7 @@ def _wire_song(
         for over in (read.success, read.failure):
             over(lambda: None, None, source, **QUIET)
     desk["example"].click(
-        lambda *rest: arrive(str(EXAMPLES / "lithium.mp3"), *rest, origin="example"),
+        lambda *rest: arrive(str(EXAMPLES / "francium.mp3"), *rest, origin="example"),
         settings,
         arrival,
         concurrency_limit=4,
@@ -582,8 +582,8 @@ def _wire_links(
                 gr.update(interactive=True),
             )
             return
-        elif asked.get("example") == "lithium":
-            song = studio.open_song(str(EXAMPLES / "lithium.mp3"), "example")
+        elif asked.get("example") == "francium":
+            song = studio.open_song(str(EXAMPLES / "francium.mp3"), "example")
             text = "Listen to the original, or press Separate."
             go = gr.update(interactive=bool(runnable))
             yield song.token, payload(song, text=text), preset, preset_b, keep, tab, go
