@@ -21,7 +21,7 @@ from tqdm import tqdm
 
 from moises_light import __version__, audio, weights
 from moises_light.config import Config, configs
-from moises_light.model import MoisesLight
+from moises_light.model import count_parameters
 from moises_light.separation import Separator
 
 DEFAULT_PRESET = "paper_small"
@@ -362,12 +362,6 @@ def align(rows: Sequence[Sequence[str]]) -> str:
         for row in rows
     )
     return "\n".join(lines)
-
-
-def count_parameters(config: Config) -> int:
-    """Parameters of such a network, which is not made for it."""
-    with torch.device("meta"):
-        return sum(parameter.numel() for parameter in MoisesLight(**config).parameters())
 
 
 def format_range(config: Config) -> str:

@@ -627,6 +627,12 @@ class MoisesLight(nn.Module):
             raise ValueError("the mixture holds NaN or infinite samples; clean it first")
 
 
+def count_parameters(config: Config) -> int:
+    """Parameters of the network of that config, without taking its memory."""
+    with torch.device("meta"):
+        return sum(p.numel() for p in MoisesLight(**config).parameters())
+
+
 def _make_config(arguments: dict[str, Any]) -> Config:
     unknown = [name for name in arguments if name not in set(Config().keys())]
     if unknown:

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from moises_light import weights
 from moises_light.config import configs
-from moises_light.model import MoisesLight
+from moises_light.model import MoisesLight, count_parameters
 from moises_light.separation import Separator
 from moises_light.ui import jobs
 
@@ -77,12 +77,6 @@ def label_of(preset: str) -> str:
 
 
 @cache
-def count_parameters(preset: str) -> int:
-    """Exact size of a preset's network, without its memory."""
-    with torch.device("meta"):
-        return sum(p.numel() for p in MoisesLight(**configs[preset]).parameters())
-
-
 def find_devices() -> list[Device]:
     """The devices of this machine, the fastest first."""
     found = []
@@ -166,7 +160,7 @@ class Engine:
                 name=name,
                 label=label_of(name),
                 cutoff=config.cutoff,
-                parameters=count_parameters(name),
+                parameters=count_parameters(configs[name]),
                 available=name in there,
                 sdr=card.get("sdr", {}),
                 card=card,
