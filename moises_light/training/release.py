@@ -47,7 +47,7 @@ def score(model: MoisesLight, validation: Path, corpus: Path, segment: float) ->
 def make_card(card: Mapping[str, Any], scores: Scores, corpus: Path, notes: str) -> dict[str, Any]:
     """The card of a run, with its scores, its data and their licences."""
     tracks = Corpus(corpus, "train").tracks
-    licences = sorted({licence for _, licence, _, _ in read_licences(corpus)})
+    licences = sorted({licence for *_, licence in read_licences(corpus)})
     return {
         **card,
         "sdr": {
