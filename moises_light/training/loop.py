@@ -19,7 +19,7 @@ from torch.optim.swa_utils import AveragedModel
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from moises_light import weights
-from moises_light.config import get_config
+from moises_light.config import SOURCES, get_config
 from moises_light.model import MoisesLight
 from moises_light.training.config import TrainConfig
 from moises_light.training.losses import Objective
@@ -198,8 +198,6 @@ def _moving_average(decay: float) -> Callable[..., None]:
 
 def _select(sources: Tensor, names: tuple[str, ...]) -> Tensor:
     """Sources that the network separates, out of all that the corpus has. `[B, S, C, L]`."""
-    from moises_light.config import SOURCES
-
     if names == SOURCES:
         return sources
     return sources[:, [SOURCES.index(name) for name in names]]

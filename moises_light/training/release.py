@@ -17,7 +17,7 @@ from typing import Any
 import torch
 
 from moises_light import weights
-from moises_light.config import get_config
+from moises_light.config import SOURCES
 from moises_light.model import MoisesLight
 from moises_light.separation import Separator
 from moises_light.training import evaluate
@@ -58,7 +58,7 @@ def make_card(card: Mapping[str, Any], scores: Scores, corpus: Path, notes: str)
             name: {source: row["mixture_sdr"] for source, row in rows.items()}
             for name, rows in scores.items()
         },
-        "hours": {s: round(hours(tracks, s), 2) for s in get_config("paper_small").sources},
+        "hours": {s: round(hours(tracks, s), 2) for s in SOURCES},
         "licences": licences,
         "notes": notes,
     }
