@@ -107,6 +107,18 @@ def test_spectral_error_is_the_errors_energy() -> None:
 
 
 @pytest.mark.usefixtures("tiny_preset")
+@pytest.mark.parametrize("features", [8, 4], ids=["same", "smaller"])
+def test_starts_from_weights(tmp_path: Path, features: int) -> None:
+    start = MoisesLight(**{**TINY, "G": features})
+    path = tmp_path / "start.safetensors"
+    weights.save(start, path, {})
+    config = TrainConfig(steps=1, batch_size=2, bf16=False, lr=1e-9, start=str(path))
+    trained = weights.load(run(config, tmp_path / "run")).state_dict
+    for name in ("source_head.weight", "encoder_blocks.0.tdf.fc1.weight"):
+        torch.testing.assert_close(trained[name], start.state_dict()[name], atol=1e-3, rtol=1e-3)
+
+
+@pytest.mark.usefixtures("tiny_preset")
 def test_learns_to_tell_bands_apart(tmp_path: Path) -> None:
     rows: list[dict[str, float]] = []
     config = TrainConfig(frames=32, batch_size=4, steps=100, lr=1e-2, warmup=5, ema=0.9, bf16=False)

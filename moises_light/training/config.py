@@ -32,7 +32,8 @@ class TrainConfig:
         absent: weight of the loss of sources that are absent from an example (`snr` alone).
         seed: of the weights and of the examples.
         bf16: compute in bfloat16 where the network allows it.
-        start: a `.safetensors` file of weights to start from, or nothing.
+        start: a `.safetensors` file of weights to start from, or nothing; those of a smaller preset
+            are grown, see `grow`.
     """
 
     preset: str = "paper_small"

@@ -22,6 +22,7 @@ from moises_light import weights
 from moises_light.config import SOURCES, get_config
 from moises_light.model import MoisesLight
 from moises_light.training.config import TrainConfig
+from moises_light.training.grow import grow
 from moises_light.training.losses import Objective
 from moises_light.training.mixing import MixtureDataset
 
@@ -165,15 +166,17 @@ def train(
 
 
 def _make_model(config: TrainConfig) -> MoisesLight:
-    if config.start:
-        checkpoint = weights.load(config.start)
-        model = MoisesLight(**checkpoint.config)
-        model.load_state_dict(checkpoint.state_dict)
-        return model
     arguments = dict(get_config(config.preset))
     if config.sources:
         arguments["sources"] = config.sources
-    return MoisesLight(**arguments)
+    model = MoisesLight(**arguments)
+    if config.start:
+        start = MoisesLight.from_pretrained(config.start)
+        if start.config == model.config:
+            model.load_state_dict(start.state_dict())
+        else:
+            grow(start, model)
+    return model
 
 
 def _groups(model: MoisesLight, weight_decay: float) -> list[dict[str, Any]]:
