@@ -37,5 +37,5 @@ $(VENV)/app.stamp: pyproject.toml | $(BIN)/python
 # Part of the training extra is built from source where it has no wheel; who has no compiler still
 # gets everything else, and the tests that need that part say that they are skipped.
 $(VENV)/dev.stamp: pyproject.toml | $(BIN)/python
-	$(PIP) --editable '.[app,train,dev]' || $(PIP) --editable '.[app,dev]' 'scipy>=1.11'
+	$(PIP) --editable '.[app,train,evaluate,dev]' || $(PIP) --editable '.[app,dev]' 'scipy>=1.11'
 	@touch $@

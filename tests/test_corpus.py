@@ -164,6 +164,29 @@ def test_the_streams_of_a_stem_file_are_told_apart(tmp_path):
     stems = songs.read_song(found, song)
     for source in song.present:
         assert peak_hertz(stems[source]) == pytest.approx(hertz[source], abs=2)
+    mixture = songs.read_mixture(found, song)
+    assert mixture is not None
+    assert peak_hertz(mixture) == pytest.approx(hertz["mixture"], abs=2)
+
+
+def test_a_broken_stem_file_is_named(tmp_path):
+    pytest.importorskip("av")
+    path = tmp_path / "Song.stem.mp4"
+    path.write_bytes(b"no audio")
+    with pytest.raises(ValueError, match=r"Song\.stem\.mp4 cannot be read as audio"):
+        songs.read_stream(path, 0)
+
+
+def test_the_folder_of_one_song_is_that_song(tmp_path, caplog):
+    make_song(tmp_path / "maker" / "song", {"vocals": 300, "mixture": 100})
+    for folder in (tmp_path, tmp_path / "maker", tmp_path / "maker" / "song"):
+        ((path, song),) = songs.find_songs(folder)
+        assert path == tmp_path / "maker" / "song"
+        assert set(song.files) == {"vocals"}
+    assert not caplog.text
+    mixture = songs.read_mixture(path, song)
+    assert mixture is not None
+    assert peak_hertz(mixture) == pytest.approx(100, abs=2)
 
 
 def test_an_unreadable_file_is_named(tmp_path):

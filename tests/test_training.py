@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from dataclasses import replace
@@ -288,6 +289,33 @@ def test_evaluation_of_somebody_elses_stems(tmp_path: Path) -> None:
     assert rows[0]["sdr"] == pytest.approx(20, abs=0.1)
 
 
+@pytest.mark.skipif(not shutil.which("ffmpeg"), reason="museval needs the program ffmpeg")
+def test_bss_eval_beside_the_others(tmp_path: Path) -> None:
+    pytest.importorskip("museval")
+    rng = np.random.default_rng(0)
+    references = {s: torch.tensor(rng.standard_normal((2, 3 * 44100))) for s in ("vocals", "bass")}
+    tracks = [evaluate.ScoredTrack("song", sum(references.values(), torch.zeros(1)), references)]
+    for source, x in references.items():
+        (tmp_path / "song").mkdir(exist_ok=True)
+        estimate = x + 0.1 * torch.tensor(rng.standard_normal(x.shape))
+        sf.write(tmp_path / "song" / f"{source}.wav", estimate.T.numpy(), 44100, subtype="FLOAT")
+    rows = evaluate.evaluate(tracks, None, tmp_path, bss_eval=True)
+    for row in rows:  # noise of a tenth: 20 dB by any definition
+        assert row["bss_sdr"] == pytest.approx(20, abs=0.3)
+    assert "| BSSEval v4 SDR |" in evaluate.table(evaluate.summary(rows))
+
+
+def test_bss_eval_without_museval_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "museval", None)
+    x = torch.randn(2, 44100)
+    (tmp_path / "song").mkdir()
+    sf.write(tmp_path / "song" / "bass.wav", x.T.numpy(), 44100, subtype="FLOAT")
+    with pytest.raises(ValueError, match="needs the package museval"):
+        evaluate.evaluate([evaluate.ScoredTrack("song", x, {"bass": x})], None, tmp_path, True)
+
+
 def test_evaluation_without_songs_says_so(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="holds no song folder"):
+        list(evaluate.song_folders(tmp_path))
+    with pytest.raises(ValueError, match="is not a folder"):
         list(evaluate.song_folders(tmp_path / "nothing"))

@@ -59,7 +59,9 @@ def train(args: argparse.Namespace) -> int:
 
 
 def add_evaluate_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("material", type=Path, help="song folders as MUSDB18-HQ has, or a corpus")
+    parser.add_argument(
+        "material", type=Path, help="songs as MUSDB18-HQ, MUSDB18 or MoisesDB has, or a corpus"
+    )
     parser.add_argument("--preset", default="paper_small", help="preset, or a .safetensors file")
     parser.add_argument("--checkpoints", type=Path, default=None, help="folder of the weights")
     parser.add_argument("--estimates", type=Path, help="score this folder of stems instead")
@@ -68,6 +70,9 @@ def add_evaluate_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--segment", type=float, default=6.0, help="seconds")
     parser.add_argument("--device", default="cpu", choices=("cpu", "cuda", "mps"))
     parser.add_argument("--threads", type=int, default=0, help="threads of torch; its choice if 0")
+    parser.add_argument(
+        "--bss-eval", action="store_true", help="also BSSEval v4 (needs museval; takes minutes)"
+    )
     parser.add_argument("--rows", type=Path, help="also write every score to this file, as JSON")
 
 
@@ -86,7 +91,7 @@ def evaluate(args: argparse.Namespace) -> int:
         tracks = scores.corpus_tracks(args.material, args.split)
     else:
         tracks = scores.song_folders(args.material)
-    rows = scores.evaluate(tracks, separator, args.estimates)
+    rows = scores.evaluate(tracks, separator, args.estimates, args.bss_eval)
     if args.rows:
         scores.write_rows(rows, args.rows)
     print(scores.table(scores.summary(rows)))

@@ -11,9 +11,10 @@ import logging
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from statistics import mean
+from statistics import mean, median
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -22,6 +23,7 @@ from moises_light.config import SOURCES
 from moises_light.metrics import sdr, si_sdr
 from moises_light.separation import Separator
 from moises_light.training.corpus import Corpus
+from moises_light.training.songs import find_songs, read_mixture, read_song
 
 QUIET = -60.0
 """Level in dB under which a source counts as absent from a track: its SDR would mean nothing."""
@@ -39,29 +41,31 @@ class ScoredTrack:
 
 
 def song_folders(folder: Path) -> Iterator[ScoredTrack]:
-    """Songs as MUSDB18-HQ has them: a folder each, one file a source.
+    """Songs as MUSDB18-HQ, MUSDB18 and MoisesDB have them, see `songs`.
 
     `mixture.*` is used where it is there, else the sum. A song without one of the sources has
-    silence in its place. Raises `ValueError` where no song is found.
+    silence in its place.
+
+    Raises:
+        ValueError: where no song is found, or a file cannot be read.
     """
-    paths = sorted(p for p in folder.iterdir() if p.is_dir()) if folder.is_dir() else []
-    paths = [p for p in paths if any(_stem(p, source) for source in SOURCES)] or (
-        [folder] if any(_stem(folder, source) for source in SOURCES) else []
-    )
-    if not paths:
-        raise ValueError(f"{folder} holds no song folder with files such as vocals.wav")
-    for path in paths:
-        sources = {s: audio.load(file) for s in SOURCES if (file := _stem(path, s))}
+    found = False
+    for path, song in find_songs(folder):
+        found = True
+        sources = {s: torch.from_numpy(x) for s, x in read_song(path, song).items()}
         length = max(x.shape[-1] for x in sources.values())
-        sources = {
-            s: torch.nn.functional.pad(x, (0, length - x.shape[-1])) for s, x in sources.items()
-        }
-        whole = _stem(path, "mixture")
         mixture = sum(sources.values(), torch.zeros(2, length))
-        if whole:
-            mixture = audio.load(whole)[:, :length]
-            mixture = torch.nn.functional.pad(mixture, (0, length - mixture.shape[-1]))
-        yield ScoredTrack(path.name, mixture, sources)
+        whole = read_mixture(path, song)
+        if whole is not None:
+            mixture = fit(torch.from_numpy(whole), length)
+        yield ScoredTrack(song.name, mixture, sources)
+    if not found:
+        raise ValueError(f"{folder} holds no song folder with files such as vocals.wav")
+
+
+def fit(audio: Tensor, length: int) -> Tensor:
+    """Cut, or end in silence, to `length` samples: `[C, L] -> [C, length]`."""
+    return torch.nn.functional.pad(audio, (0, length - audio.shape[-1]))
 
 
 def _stem(folder: Path, source: str) -> Path | None:
@@ -79,7 +83,10 @@ def corpus_tracks(folder: Path, split: str = "heldout") -> Iterator[ScoredTrack]
 
 
 def evaluate(
-    tracks: Iterable[ScoredTrack], separator: Separator | None, estimates: Path | None = None
+    tracks: Iterable[ScoredTrack],
+    separator: Separator | None,
+    estimates: Path | None = None,
+    bss_eval: bool = False,
 ) -> list[dict[str, Any]]:
     """Score every track.
 
@@ -87,10 +94,12 @@ def evaluate(
         tracks: to score.
         separator: of the network, or None where `estimates` are given.
         estimates: folder of stems by somebody else, `<track>/<source>.wav`.
+        bss_eval: also give the SDR of BSSEval v4, median over frames of a second; takes minutes a
+            track and the package `museval`.
 
     Returns:
-        a row for each track and source: `track`, `source`, `sdr`, `si_sdr`, `mixture_sdr` in dB.
-        Sources that are absent from a track have no row.
+        a row for each track and source: `track`, `source`, `sdr`, `si_sdr`, `mixture_sdr`, and
+        `bss_sdr` if asked for, in dB. Sources that are absent from a track have no row.
     """
     rows = []
     for track in tracks:
@@ -100,51 +109,80 @@ def evaluate(
         else:
             assert estimates is not None
             found = {s: audio.load(p) for s in SOURCES if (p := _stem(estimates / track.name, s))}
-        for source, reference in track.sources.items():
-            level = 10 * float(torch.log10(reference.square().mean() + 1e-12))
-            if level < QUIET or source not in found:
-                continue
-            estimate = found[source][:, : reference.shape[-1]]
-            estimate = torch.nn.functional.pad(
-                estimate, (0, reference.shape[-1] - estimate.shape[-1])
-            )
-            rows.append(
-                {
-                    "track": track.name,
-                    "source": source,
-                    "sdr": round(float(sdr(reference, estimate)), 3),
-                    "si_sdr": round(float(si_sdr(reference, estimate)), 3),
-                    "mixture_sdr": round(float(sdr(reference, track.mixture)), 3),
-                }
-            )
+        pairs = {
+            source: (reference, fit(found[source], reference.shape[-1]))
+            for source, reference in track.sources.items()
+            if _level(reference) >= QUIET and source in found
+        }
+        medians = _bss_eval(pairs) if bss_eval and pairs else {}
+        rows += [
+            {
+                "track": track.name,
+                "source": source,
+                "sdr": round(float(sdr(reference, estimate)), 3),
+                "si_sdr": round(float(si_sdr(reference, estimate)), 3),
+                "mixture_sdr": round(float(sdr(reference, track.mixture)), 3),
+                **({"bss_sdr": medians[source]} if medians else {}),
+            }
+            for source, (reference, estimate) in pairs.items()
+        ]
         _log.info("%s done", track.name)
     return rows
 
 
+def _level(audio: Tensor) -> float:
+    return 10 * float(torch.log10(audio.square().mean() + 1e-12))
+
+
+def _bss_eval(pairs: dict[str, tuple[Tensor, Tensor]]) -> dict[str, float]:
+    """SDR of BSSEval v4 for each source: the median over frames of one second, in dB."""
+    try:
+        import museval
+    except (ImportError, RuntimeError) as error:  # it raises where ffmpeg is missing
+        raise ValueError(
+            f"BSSEval needs the package museval and the program ffmpeg ({error}); "
+            f"install both, or leave --bss-eval out"
+        ) from None
+    references, estimates = (
+        torch.stack([pair[k].T for pair in pairs.values()]).double().numpy() for k in (0, 1)
+    )
+    second = 44100
+    frames = museval.evaluate(references, estimates, win=second, hop=second)[0]
+    return {s: round(float(np.nanmedian(x)), 3) for s, x in zip(pairs, frames, strict=True)}
+
+
 def summary(rows: list[dict[str, Any]]) -> dict[str, dict[str, float]]:
-    """Mean over tracks, for each source: `{"vocals": {"sdr": ..., "mixture_sdr": ...}}`."""
+    """Over tracks, for each source: `{"vocals": {"sdr": ..., "mixture_sdr": ...}}`.
+
+    The mean of everything but `bss_sdr`, whose custom is the median.
+    """
     result: dict[str, dict[str, float]] = {}
     for source in SOURCES:
         of_source = [row for row in rows if row["source"] == source]
         if of_source:
             result[source] = {
-                key: round(mean(row[key] for row in of_source), 2)
-                for key in ("sdr", "si_sdr", "mixture_sdr")
+                key: round((median if key == "bss_sdr" else mean)(r[key] for r in of_source), 2)
+                for key in ("sdr", "si_sdr", "mixture_sdr", "bss_sdr")
+                if key in of_source[0]
             }
     return result
 
 
 def table(result: dict[str, dict[str, float]]) -> str:
     """The summary as a table for a terminal or a page of Markdown."""
-    lines = [
-        "| source | SDR | SI-SDR | floor: silence | floor: the mixture |",
-        "|---|---|---|---|---|",
-    ]
-    lines += [
-        f"| {source} | {row['sdr']:.2f} dB | {row['si_sdr']:.2f} dB "
-        f"| 0 dB | {row['mixture_sdr']:.2f} dB |"
-        for source, row in result.items()
-    ]
+    columns = {
+        "sdr": "SDR",
+        "si_sdr": "SI-SDR",
+        "bss_sdr": "BSSEval v4 SDR",
+        "": "floor: silence",
+        "mixture_sdr": "floor: the mixture",
+    }
+    if not any("bss_sdr" in row for row in result.values()):
+        del columns["bss_sdr"]
+    lines = ["| source | " + " | ".join(columns.values()) + " |", "|---" * (len(columns) + 1) + "|"]
+    for source, row in result.items():
+        cells = [f"{row[key]:.2f} dB" if key else "0 dB" for key in columns]
+        lines.append(" | ".join([f"| {source}", *cells]) + " |")
     return "\n".join(lines)
 
 

@@ -35,6 +35,9 @@ STEMS = {
 MUSDB_STREAMS = ("drums", "bass", "other", "vocals")
 """What the streams of a `.stem.mp4` hold, behind the mixture in the first."""
 
+MIXTURE = ("mixture", "mix")
+"""Names of files that hold the whole song."""
+
 _log = logging.getLogger(__name__)
 
 
@@ -68,6 +71,7 @@ def find_song(folder: Path) -> Song | None:
     if folder.name.endswith(".stem.mp4"):
         return Song(folder.name.removesuffix(".stem.mp4"), {}, MUSDB_STREAMS)
     files: dict[str, list[Path]] = {}
+    unknown = []
     for entry in sorted(folder.iterdir()):
         if entry.is_dir():
             inside = [path for path in sorted(entry.rglob("*")) if path.suffix.lower() in AUDIO]
@@ -76,20 +80,22 @@ def find_song(folder: Path) -> Song | None:
         source = source_of(entry.stem if entry.is_file() else entry.name)
         if source is not None and inside:
             files.setdefault(source, []).extend(inside)
-        elif inside and entry.stem.lower() not in ("mixture", "mix"):
-            _log.warning("%s: no stem is called %s; left out", folder, entry.name)
+        elif inside and entry.stem.lower() not in MIXTURE:
+            unknown.append(entry.name)
     if not files:
         return None
+    for name in unknown:
+        _log.warning("%s: no stem is called %s; left out", folder, name)
     complete = (folder / "data.json").is_file()
     return Song(folder.name, files, tuple(STEMS) if complete else tuple(files))
 
 
 def find_songs(folder: Path | str) -> Iterator[tuple[Path, Song]]:
-    """Every song below a folder, sorted by path."""
+    """The song in a folder, or every song below it, sorted by path."""
     root = Path(folder)
     if not root.is_dir():
         raise ValueError(f"{root} is not a folder; give one that holds a folder for each song")
-    for path in sorted(root.rglob("*")):
+    for path in [root, *sorted(root.rglob("*"))]:
         if path.name.endswith(".stem.mp4") or (path.is_dir() and source_of(path.name) is None):
             song = find_song(path)
             if song is not None:
@@ -116,36 +122,51 @@ def to_stereo(audio: np.ndarray) -> np.ndarray:
     return np.repeat(audio, 2, axis=0) if len(audio) == 1 else audio[:2]
 
 
-def read_streams(path: Path) -> dict[str, np.ndarray]:
-    """The stems of a `.stem.mp4`, `[2, L]` each."""
-    import av  # a plain training install reads no mp4
+def read_stream(path: Path, number: int) -> np.ndarray:
+    """Audio stream `number` of a `.stem.mp4`: 0 is the mixture. `[2, L]`.
 
-    stems = {}
-    with av.open(str(path)) as container:
-        streams = len(container.streams.audio)
-    if streams != 5:
-        raise ValueError(f"{path} holds {streams} audio streams; a stem file of MUSDB18 has five")
-    for number, source in enumerate(MUSDB_STREAMS, start=1):
+    Raises:
+        ValueError: if it cannot be read, or has not five streams.
+    """
+    import av  # songs in other formats need no av
+
+    try:
         with av.open(str(path)) as container:
+            streams = len(container.streams.audio)
+            if streams != 1 + len(MUSDB_STREAMS):
+                raise ValueError(
+                    f"{path} holds {streams} audio streams; a stem file of MUSDB18 has five"
+                )
             resampler = av.AudioResampler(format="fltp", layout="stereo", rate=SAMPLE_RATE)
             blocks = [
                 block.to_ndarray()
                 for frame in container.decode(audio=number)
                 for block in resampler.resample(frame)
             ]
-        stems[source] = np.concatenate(blocks, axis=1)
-    return stems
+    except av.FFmpegError as error:
+        raise ValueError(f"{path} cannot be read as audio: {error}") from None
+    return np.concatenate(blocks, axis=1) if blocks else np.zeros((2, 0), np.float32)
 
 
 def read_song(path: Path, song: Song) -> dict[str, np.ndarray]:
     """Stems of a song, `[2, L]` each, all of the longest file's length."""
     if not song.files:
-        stems = read_streams(path)
+        stems = {s: read_stream(path, n) for n, s in enumerate(MUSDB_STREAMS, start=1)}
     else:
         parts = {s: [to_stereo(read_audio(f)) for f in files] for s, files in song.files.items()}
         stems = {source: add(pieces) for source, pieces in parts.items()}
     frames = max(audio.shape[1] for audio in stems.values())
     return {s: np.pad(a, ((0, 0), (0, frames - a.shape[1]))) for s, a in stems.items()}
+
+
+def read_mixture(path: Path, song: Song) -> np.ndarray | None:
+    """The song as it was mixed, `[2, L]`, where it lies beside its stems."""
+    if not song.files:
+        return read_stream(path, 0)
+    for file in sorted(path.iterdir()):
+        if file.stem.lower() in MIXTURE and file.suffix.lower() in AUDIO:
+            return to_stereo(read_audio(file))
+    return None
 
 
 def add(pieces: list[np.ndarray]) -> np.ndarray:
