@@ -49,7 +49,7 @@ def test_an_example_depends_on_seed_and_index_alone(folder):
 
 
 def test_the_mixture_is_exactly_the_sum(folder):
-    dataset = MixtureDataset(folder, "train", LENGTH, seed=0)
+    dataset = MixtureDataset(folder, "train", LENGTH, seed=0, config=MixingConfig(codec=0))
     for index in range(40):
         mixture, sources = dataset.draw(index)
         assert mixture.shape == (2, LENGTH)
@@ -189,3 +189,37 @@ def test_place_pans_and_narrows():
     narrow = augment.place(piece, 0.0, 0.0)
     np.testing.assert_allclose(narrow[0], narrow[1])
     np.testing.assert_allclose(augment.place(piece, 0.0, 1.0), piece, atol=1e-6)
+
+
+@pytest.mark.parametrize("codec", augment.CODECS)
+def test_codecs_keep_time_and_cost_little(codec):
+    rng = np.random.default_rng(0)
+    audio = np.cumsum(rng.standard_normal((2, RATE)), axis=1)
+    audio = (0.01 * (audio - np.roll(audio, 200, axis=1))).astype(np.float32)  # dull, as music is
+    errors = []
+    for quality in (0.0, 1.0):
+        decoded = augment.round_trip(audio, codec, quality)
+        assert decoded.shape == audio.shape
+        assert decoded.dtype == np.float32
+        inner = slice(3000, -3000)
+        error = np.square(decoded - audio)[:, inner].mean() / np.square(audio[:, inner]).mean()
+        errors.append(10 * np.log10(error))
+    # a delay of one sample alone would be an error of about -12 dB here
+    assert -80 < errors[1] < errors[0] < -20
+
+
+def test_a_share_of_mixtures_went_through_a_codec(folder):
+    plain = MixtureDataset(folder, "train", LENGTH, config=MixingConfig(codec=0))
+    lossy = MixtureDataset(folder, "train", LENGTH, config=MixingConfig(codec=1))
+    for index in range(4):
+        clean, sources = plain.draw(index)
+        coded, same = lossy.draw(index)
+        assert torch.equal(sources, same)
+        assert not torch.equal(coded, clean)
+        # of white noise AAC keeps the energy and draws the samples anew, so this is all that stays
+        assert 0.7 < coded.square().sum() / clean.square().sum() < 1.4
+
+
+def test_an_unknown_codec_is_named():
+    with pytest.raises(ValueError, match="codec='opus'; choose one of mp3, aac"):
+        augment.round_trip(np.zeros((2, 100), np.float32), "opus", 0.5)

@@ -6,9 +6,11 @@ an equaliser and sometimes a room, and transformed back at another length, which
 
 from __future__ import annotations
 
+import io
 from dataclasses import dataclass
 
 import numpy as np
+import soundfile
 from scipy import fft
 
 SAMPLE_RATE = 44100
@@ -162,3 +164,53 @@ def drive(piece: np.ndarray, amount: float) -> np.ndarray:
     """Soft saturation at about the piece's own loudness; 0 leaves it, 1 is a hot console."""
     scale = np.float32(3.0 * np.sqrt(np.square(piece).mean() + 1e-12) / max(amount, 1e-3))
     return scale * np.tanh(piece / scale)
+
+
+CODECS = ("mp3", "aac")
+AAC_DELAY = 1024
+"""Samples that an AAC encoder puts before the first."""
+
+
+def round_trip(audio: np.ndarray, codec: str, quality: float) -> np.ndarray:
+    """Encode `[2, L]` and decode it again; `quality` from 0 (about 100 kbit/s) to 1 (256 kbit/s).
+
+    Raises:
+        ValueError: for a codec that is none of `CODECS`.
+    """
+    if codec == "mp3":
+        decoded = _through_mp3(audio, 0.7 - 0.5 * quality)
+    elif codec == "aac":
+        decoded = _through_aac(audio, round(96_000 + 160_000 * quality))[:, AAC_DELAY:]
+    else:
+        raise ValueError(f"codec={codec!r}; choose one of {', '.join(CODECS)}")
+    length = audio.shape[1]
+    return np.pad(decoded, ((0, 0), (0, max(0, length - decoded.shape[1]))))[:, :length]
+
+
+def _through_mp3(audio: np.ndarray, compression: float) -> np.ndarray:
+    file = io.BytesIO()
+    soundfile.write(
+        *(file, audio.T, SAMPLE_RATE),
+        format="MP3",
+        bitrate_mode="CONSTANT",
+        compression_level=compression,
+    )
+    file.seek(0)
+    return soundfile.read(file, dtype="float32")[0].T
+
+
+def _through_aac(audio: np.ndarray, bit_rate: int) -> np.ndarray:
+    import av
+
+    file = io.BytesIO()
+    with av.open(file, "w", format="mp4") as container:
+        stream = container.add_stream("aac", rate=SAMPLE_RATE, layout="stereo", bit_rate=bit_rate)
+        frame = av.AudioFrame.from_ndarray(
+            np.ascontiguousarray(audio), format="fltp", layout="stereo"
+        )
+        frame.sample_rate = SAMPLE_RATE
+        for packet in [*stream.encode(frame), *stream.encode(None)]:
+            container.mux(packet)
+    file.seek(0)
+    with av.open(file) as container:
+        return np.concatenate([f.to_ndarray() for f in container.decode(audio=0)], axis=1)

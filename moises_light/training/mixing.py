@@ -15,12 +15,14 @@ import torch
 
 from moises_light.config import SOURCES
 from moises_light.training.augment import (
+    CODECS,
     Shape,
     draw_shape,
     drive,
     piece_frame,
     place,
     reshape,
+    round_trip,
 )
 from moises_light.training.corpus import BLOCK, KINDS, SILENCE, Corpus, Track
 
@@ -40,6 +42,7 @@ class MixingConfig:
         negatives: share of examples without vocals and with a melody instrument in `other`.
         speed: largest change of speed and pitch together, as a ratio to either side.
         dull: share of examples that end between 11 and 19 kHz, as lossy uploads do.
+        codec: share of examples whose mixture, and only that, went through mp3 or AAC.
         flat: share of aligned examples that stay as they were recorded, save for the level.
         level: mean and deviation of the mixture's level in dB.
     """
@@ -53,6 +56,7 @@ class MixingConfig:
     negatives: float = 0.15
     speed: float = 0.1
     dull: float = 0.15
+    codec: float = 0.08
     flat: float = 0.2
     level: tuple[float, float] = (-16.0, 4.0)
 
@@ -150,7 +154,7 @@ class MixtureDataset:
 
         Shape:
             mixture `[C, l]`, sources `[S, C, l]` in the order of `SOURCES`, float32;
-            `sources.sum(0)` is the mixture.
+            `sources.sum(0)` is the mixture, unless a codec was drawn.
         """
         rng = np.random.default_rng([self.seed, index])
         for _ in range(8):
@@ -162,7 +166,11 @@ class MixtureDataset:
         gain = self._gain(rng, power, float(np.abs(mixture).max()))
         sources *= np.float32(gain)
         result = torch.from_numpy(sources)
-        return result.sum(0), result
+        mixture = result.sum(0)
+        if rng.random() < self.config.codec:
+            codec = CODECS[int(rng.integers(len(CODECS)))]
+            mixture = torch.from_numpy(round_trip(mixture.numpy(), codec, rng.random()))
+        return mixture, result
 
     __getitem__ = draw
 
