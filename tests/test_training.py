@@ -18,6 +18,7 @@ import torch
 from moises_light import MoisesLight, weights
 from moises_light.config import SOURCES, Config
 from moises_light.separation import Separator
+from moises_light.training import cli as training_cli
 from moises_light.training import evaluate, loop
 from moises_light.training.config import TrainConfig
 from moises_light.training.losses import Objective, mae_loss, presence, snr_loss
@@ -247,6 +248,12 @@ loop.train(config, Tones(config.segment_length), Path({str(tmp_path / "run")!r})
     header = weights.read_tensors(tmp_path / "run/state.safetensors")[1]
     assert header["step"] == "3"
     assert (tmp_path / "run/model.safetensors").is_file()
+
+
+def test_tensorboard_is_asked_for_by_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
+    with pytest.raises(ValueError, match="needs the package tensorboard"):
+        training_cli.tensorboard(tmp_path)
 
 
 class Halves:

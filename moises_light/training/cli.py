@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import signal
 import subprocess
+from collections.abc import Callable
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,10 @@ def add_train_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--workers", type=int, default=1, help="processes that draw examples")
     parser.add_argument("--threads", type=int, default=0, help="threads of torch; its choice if 0")
     parser.add_argument("--save-minutes", type=float, default=5.0, help="between two saved states")
-    parser.add_argument("--log-steps", type=int, default=10)
+    parser.add_argument("--log-steps", type=int, default=10, help="that a line of the log sums up")
+    parser.add_argument(
+        "--tensorboard", action="store_true", help="also log to the run's folder for TensorBoard"
+    )
     for field in fields(TrainConfig):
         flag = "--" + field.name.replace("_", "-")
         if isinstance(field.default, bool):
@@ -43,6 +47,7 @@ def train(args: argparse.Namespace) -> int:
     values = {field.name: getattr(args, field.name) for field in fields(TrainConfig)}
     config = TrainConfig(**{**values, "sources": tuple(values["sources"])})
     dataset = MixtureDataset(args.corpus, "train", config.segment_length, config.seed)
+    track = tensorboard(args.folder) if args.tensorboard else _print
     path = run(
         config,
         dataset,
@@ -52,7 +57,7 @@ def train(args: argparse.Namespace) -> int:
         save_minutes=args.save_minutes,
         log_steps=args.log_steps,
         commit=_commit(),
-        on_log=_print,
+        on_log=track,
     )
     print(path)
     return 0
@@ -101,6 +106,24 @@ def evaluate(args: argparse.Namespace) -> int:
 def _print(row: dict[str, Any]) -> None:
     hidden = ("lr", "skipped")
     print("  ".join(f"{k} {v}" for k, v in row.items() if k not in hidden), flush=True)
+
+
+def tensorboard(folder: Path) -> Callable[[dict[str, Any]], None]:
+    """Print every line of the log, and write its numbers for TensorBoard."""
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError:
+        raise ValueError("--tensorboard needs the package tensorboard; install it first") from None
+    writer = SummaryWriter(str(folder / "tensorboard"))
+
+    def log(row: dict[str, Any]) -> None:
+        _print(row)
+        for key, value in row.items():
+            if key != "step":
+                writer.add_scalar(f"train/{key}", value, row["step"])
+        writer.flush()
+
+    return log
 
 
 def _commit() -> str:

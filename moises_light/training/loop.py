@@ -120,6 +120,8 @@ def train(
     )
     batches = iter(loader)
     state = _State(folder, config, model, average, optimizer, device, commit)
+    if rank == 0:
+        state.describe()
     summary = _Summary(len(model.sources))
     begun, last_save = time.monotonic() - seconds, time.monotonic()
     try:
@@ -222,6 +224,10 @@ class _State:
         self.folder, self.config, self.commit, self.device = folder, config, commit, device
         self.model, self.average, self.optimizer = model, average, optimizer
 
+    def describe(self) -> None:
+        self.folder.mkdir(parents=True, exist_ok=True)
+        (self.folder / "config.json").write_text(self.config.to_json() + "\n")
+
     def save(self, step: int, seconds: float) -> None:
         tensors = {f"model.{key}": x for key, x in self.model.state_dict().items()}
         tensors |= {f"average.{key}": x for key, x in self.average.state_dict().items()}
@@ -232,8 +238,6 @@ class _State:
             "seconds": str(seconds),
             "config": self.config.to_json(),
         }
-        self.folder.mkdir(parents=True, exist_ok=True)
-        (self.folder / "config.json").write_text(self.config.to_json() + "\n")
         weights.write_tensors(self.folder / "state.safetensors", tensors, header)
 
     def export(self, step: int, seconds: float, dataset: MixtureDataset) -> None:
