@@ -66,6 +66,51 @@ def si_sdr(reference: Tensor, estimate: Tensor) -> Tensor:
     return _decibels(target, target - estimate)
 
 
+SILENT = 1e-3
+"""Peak under which a block of a reference counts as silent, -60 dB."""
+
+
+def energy_at_silence(
+    reference: Tensor, estimate: Tensor, mixture: Tensor, block: int = 44100
+) -> float | None:
+    """What is left of the mixture where the source does not play, in dB; lower is better.
+
+    The energy of the estimate relative to the mixture's, over all blocks in which the reference is
+    silent and the mixture is not. SDR hardly sees it, a listener does.
+
+    Args:
+        reference: the true source, `[C, L]`.
+        estimate: what a model made, of the same shape.
+        mixture: of the same shape.
+        block: samples that are silent or not as one; an end that fills none is left out.
+
+    Returns:
+        dB, at least -100, or None where the source never rests.
+
+    Raises:
+        ValueError: if the shapes differ.
+
+    Source: predicted energy at silence, Schulze-Forster et al., "Weakly informed audio source
+        separation", WASPAA 2019; here relative to the mixture.
+
+    >>> rests = torch.zeros(2, 44100)
+    >>> energy_at_silence(rests, 0.1 * torch.ones(2, 44100), torch.ones(2, 44100))
+    -20.0
+    """
+    _check(reference, estimate)
+    _check(reference, mixture)
+    n = reference.shape[-1] // block * block
+    if not n:
+        return None
+    blocks = [x[..., :n].unflatten(-1, (-1, block)) for x in (reference, estimate, mixture)]
+    peaks = [x.abs().amax((0, 2)) for x in blocks]
+    silent = (peaks[0] < SILENT) & (peaks[2] >= SILENT)
+    if not silent.any():
+        return None
+    left, whole = (x[:, silent].square().sum(dtype=torch.float64) for x in blocks[1:])
+    return round(float(10 * (left / whole).clamp(min=1e-10).log10()), 2)
+
+
 def _energy(audio: Tensor) -> Tensor:
     # millions of squares are too many for a sum in single precision
     return audio.square().sum((-2, -1), dtype=torch.float64)

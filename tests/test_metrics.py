@@ -8,7 +8,7 @@ import torch
 from torch.testing import assert_close
 
 from moises_light import metrics
-from moises_light.metrics import sdr, si_sdr
+from moises_light.metrics import energy_at_silence, sdr, si_sdr
 
 
 def noise(*shape: int, seed: int = 0) -> torch.Tensor:
@@ -89,3 +89,16 @@ def test_shapes_that_do_not_fit_are_refused(metric) -> None:  # type: ignore[no-
         metric(torch.zeros(2, 100), torch.zeros(2, 99))
     with pytest.raises(ValueError, match=r"shape \[100\]; give \[\.\.\., C, L\]"):
         metric(torch.zeros(100), torch.zeros(100))
+
+
+def test_energy_at_silence_counts_only_rests() -> None:
+    second = 100
+    reference, mixture = torch.zeros(2, 4 * second), torch.ones(2, 4 * second)
+    reference[:, : 2 * second] = 0.5
+    mixture[:, 3 * second :] = 0  # nothing plays: there is nothing to hear through
+    estimate = torch.full((2, 4 * second), 0.1)
+    estimate[:, : 2 * second] = 0.5
+    assert energy_at_silence(reference, estimate, mixture, second) == pytest.approx(-20)
+    assert energy_at_silence(reference, 0 * estimate, mixture, second) == -100
+    assert energy_at_silence(mixture, estimate, mixture, second) is None
+    assert energy_at_silence(reference[:, :50], estimate[:, :50], mixture[:, :50], second) is None

@@ -19,7 +19,7 @@ from moises_light import MoisesLight, weights
 from moises_light.config import SOURCES, Config
 from moises_light.separation import Separator
 from moises_light.training import cli as training_cli
-from moises_light.training import evaluate, loop
+from moises_light.training import evaluate, loop, release
 from moises_light.training.config import TrainConfig
 from moises_light.training.losses import Objective, mae_loss, presence, snr_loss
 
@@ -326,3 +326,19 @@ def test_evaluation_without_songs_says_so(tmp_path: Path) -> None:
         list(evaluate.song_folders(tmp_path))
     with pytest.raises(ValueError, match="is not a folder"):
         list(evaluate.song_folders(tmp_path / "nothing"))
+
+
+def test_the_card_has_both_floors_and_the_checkpoint_before() -> None:
+    card = {
+        **{"steps": 575, "seconds": 2520, "seed": 0, "commit": "abc", "notes": "It is a start."},
+        "run": json.loads(TrainConfig().to_json()),
+        "sdr": {"validation": {"vocals": 3.5}, "rendered": {"vocals": 2.9}},
+        "mixture_sdr": {"validation": {"vocals": -4.1}, "rendered": {"vocals": -5.2}},
+        "at_silence": {"validation": {"vocals": -17.3}, "rendered": {}},
+        "hours": {"vocals": 4.0},
+        "licences": ["CC0-1.0"],
+    }
+    text = release.card_text("paper_small", card, {"sdr": {"validation": {"vocals": 1.25}}})
+    assert "| vocals | 3.50 | 0 | -4.10 | 1.25 | -17.30 |" in text
+    assert "| vocals | 2.90 | 0 | -5.20 | - | - |" in text
+    assert "It is a start." in text

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from moises_light import audio
 from moises_light.config import SOURCES
-from moises_light.metrics import sdr, si_sdr
+from moises_light.metrics import energy_at_silence, sdr, si_sdr
 from moises_light.separation import Separator
 from moises_light.training.corpus import Corpus
 from moises_light.training.songs import find_songs, read_mixture, read_song
@@ -98,8 +98,9 @@ def evaluate(
             track and the package `museval`.
 
     Returns:
-        a row for each track and source: `track`, `source`, `sdr`, `si_sdr`, `mixture_sdr`, and
-        `bss_sdr` if asked for, in dB. Sources that are absent from a track have no row.
+        a row for each track and source: `track`, `source`, `sdr`, `si_sdr`, `mixture_sdr`,
+        `at_silence` (see `energy_at_silence`; None where the source never rests), and `bss_sdr` if
+        asked for, in dB. Sources that are absent from a track have no row.
     """
     rows = []
     for track in tracks:
@@ -122,6 +123,7 @@ def evaluate(
                 "sdr": round(float(sdr(reference, estimate)), 3),
                 "si_sdr": round(float(si_sdr(reference, estimate)), 3),
                 "mixture_sdr": round(float(sdr(reference, track.mixture)), 3),
+                "at_silence": energy_at_silence(reference, estimate, track.mixture),
                 **({"bss_sdr": medians[source]} if medians else {}),
             }
             for source, (reference, estimate) in pairs.items()
@@ -158,13 +160,11 @@ def summary(rows: list[dict[str, Any]]) -> dict[str, dict[str, float]]:
     """
     result: dict[str, dict[str, float]] = {}
     for source in SOURCES:
-        of_source = [row for row in rows if row["source"] == source]
-        if of_source:
-            result[source] = {
-                key: round((median if key == "bss_sdr" else mean)(r[key] for r in of_source), 2)
-                for key in ("sdr", "si_sdr", "mixture_sdr", "bss_sdr")
-                if key in of_source[0]
-            }
+        for key in ("sdr", "si_sdr", "mixture_sdr", "at_silence", "bss_sdr"):
+            values = [r[key] for r in rows if r["source"] == source and r.get(key) is not None]
+            if values:
+                middle = median if key == "bss_sdr" else mean
+                result.setdefault(source, {})[key] = round(middle(values), 2)
     return result
 
 
@@ -176,12 +176,13 @@ def table(result: dict[str, dict[str, float]]) -> str:
         "bss_sdr": "BSSEval v4 SDR",
         "": "floor: silence",
         "mixture_sdr": "floor: the mixture",
+        "at_silence": "left over where it rests",
     }
-    if not any("bss_sdr" in row for row in result.values()):
-        del columns["bss_sdr"]
+    columns = {k: v for k, v in columns.items() if not k or any(k in r for r in result.values())}
     lines = ["| source | " + " | ".join(columns.values()) + " |", "|---" * (len(columns) + 1) + "|"]
     for source, row in result.items():
-        cells = [f"{row[key]:.2f} dB" if key else "0 dB" for key in columns]
+        values = {"": 0.0, **row}
+        cells = [f"{values[key]:.2f} dB" if key in values else "-" for key in columns]
         lines.append(" | ".join([f"| {source}", *cells]) + " |")
     return "\n".join(lines)
 

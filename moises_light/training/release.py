@@ -58,6 +58,10 @@ def make_card(card: Mapping[str, Any], scores: Scores, corpus: Path, notes: str)
             name: {source: row["mixture_sdr"] for source, row in rows.items()}
             for name, rows in scores.items()
         },
+        "at_silence": {
+            name: {source: row["at_silence"] for source, row in rows.items() if "at_silence" in row}
+            for name, rows in scores.items()
+        },
         "hours": {s: round(hours(tracks, s), 2) for s in SOURCES},
         "licences": licences,
         "notes": notes,
@@ -73,21 +77,23 @@ def card_text(preset: str, card: Mapping[str, Any], previous: Mapping[str, Any] 
         "Trained by this project from random weights. Signal-to-distortion ratio over whole "
         "tracks, in dB (Sound Demixing Challenge 2023), mean over the tracks in which the source "
         "plays. "
-        "Two floors cost nothing: silence has 0 dB, the mixture itself has what its column says.",
+        "Two floors cost nothing: silence has 0 dB, the mixture itself has what its column says. "
+        "Left over: energy of the stem relative to the mixture in seconds in which the source "
+        "rests; lower is better.",
         "",
     ]
     for name, what in SETS.items():
         lines += [
             f"## {name.capitalize()}: {what}",
             "",
-            "| source | SDR | silence | the mixture | previous checkpoint |",
-            "|---|---|---|---|---|",
+            "| source | SDR | silence | the mixture | previous checkpoint | left over |",
+            "|---|---|---|---|---|---|",
         ]
         for source, value in card["sdr"][name].items():
             before = (previous or {}).get("sdr", {}).get(name, {}).get(source)
             lines.append(
                 f"| {source} | {value:.2f} | 0 | {card['mixture_sdr'][name][source]:.2f} "
-                f"| {'-' if before is None else f'{before:.2f}'} |"
+                f"| {_number(before)} | {_number(card['at_silence'][name].get(source))} |"
             )
         lines.append("")
     hours_text = ", ".join(f"{source} {value:.1f}" for source, value in card["hours"].items())
@@ -109,6 +115,10 @@ def card_text(preset: str, card: Mapping[str, Any], previous: Mapping[str, Any] 
         "",
     ]
     return "\n".join(lines)
+
+
+def _number(value: float | None) -> str:
+    return "-" if value is None else f"{value:.2f}"
 
 
 def main() -> int:
