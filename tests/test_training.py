@@ -330,7 +330,11 @@ def test_evaluation_without_songs_says_so(tmp_path: Path) -> None:
 
 def test_the_card_has_both_floors_and_the_checkpoint_before() -> None:
     card = {
-        **{"steps": 575, "seconds": 2520, "seed": 0, "commit": "abc", "notes": "It is a start."},
+        "steps": 575,
+        "seconds": 2520,
+        "seed": 0,
+        "commit": "abc",
+        "notes": "It is a start.",
         "run": json.loads(TrainConfig().to_json()),
         "sdr": {"validation": {"vocals": 3.5}, "rendered": {"vocals": 2.9}},
         "mixture_sdr": {"validation": {"vocals": -4.1}, "rendered": {"vocals": -5.2}},
