@@ -1,13 +1,14 @@
 """The command line: separate files, list presets, open the page, train and evaluate.
 
 Exit codes: 0 all went well, 1 some files failed, 2 the command cannot be carried out as given,
-130 stopped with Ctrl-C.
+130 stopped with Ctrl-C or SIGTERM.
 """
 
 from __future__ import annotations
 
 import argparse
 import importlib
+import signal
 import sys
 import time
 from collections.abc import Mapping, Sequence
@@ -96,6 +97,8 @@ class Job:
 
 def separate(args: argparse.Namespace) -> int:
     """Separate every file; one that fails does not keep the others."""
+    # told to end from elsewhere, clean up as with Ctrl-C
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     model = weights.load_pretrained(args.preset, args.checkpoints)
     separator = Separator(
         model,

@@ -235,8 +235,11 @@ def test_a_song_is_never_held_whole(monkeypatch: pytest.MonkeyPatch) -> None:
     assert ahead <= audio.BLOCK + 2 * round(0.2 * RATE)
 
 
-@pytest.mark.skipif(os.name != "posix", reason="sends SIGINT")
-def test_ctrl_c_ends_with_130_and_leaves_no_half_files(tiny: Path) -> None:
+@pytest.mark.skipif(os.name != "posix", reason="sends signals")
+@pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM], ids=["ctrl-c", "sigterm"])
+def test_told_to_stop_ends_with_130_and_leaves_no_half_files(
+    tiny: Path, sent: signal.Signals
+) -> None:
     song("long.wav", seconds=60)
     slow = ["--segment", "0.2", "--overlap", "0.9", "--shifts", "200"]
     command = [sys.executable, "-m", "moises_light", "separate", "long.wav", "-o", "out"]
@@ -253,7 +256,7 @@ def test_ctrl_c_ends_with_130_and_leaves_no_half_files(tiny: Path) -> None:
         assert process.poll() is None, "it ended before it was stopped"
         assert time.monotonic() < deadline
         time.sleep(0.02)
-    process.send_signal(signal.SIGINT)
+    process.send_signal(sent)
     _, said = process.communicate(timeout=60)
     assert (process.returncode, said) == (130, "stopped\n")
     assert not Path("out/long").exists()
