@@ -163,10 +163,14 @@ def separate_file(
         disable=not sys.stderr.isatty(),
         leave=False,
     )
-    with audio.StemWriter(job.folder, stems, format, rate, info.tags) as writer, bar:
+    with bar, audio.StemWriter(job.folder, stems, format, rate, info.tags) as writer:
         for block in separator.blocks(mixture):
             writer.write(block[keep])
             bar.update(block.shape[-1] / rate)
+        # MP3 takes a while, and a bar that stands still at its end looks stuck
+        bar.bar_format = "{desc} writing {percentage:3.0f} %|{bar}|"
+        bar.reset(total=1)
+        writer.finish(lambda share: bar.update(share - bar.n))
     if writer.gain < 1:
         say(
             f"{printable(job.song)}: the stems would clip, so all of them were turned down to "
