@@ -346,3 +346,15 @@ def test_the_card_has_both_floors_and_the_checkpoint_before() -> None:
     assert "| vocals | 3.50 | 0 | -4.10 | 1.25 | -17.30 |" in text
     assert "| vocals | 2.90 | 0 | -5.20 | - | - |" in text
     assert "It is a start." in text
+    assert "`paper_small`, 575 steps of 4 examples of 64 frames, 0.7 hours" in text
+
+
+@pytest.mark.usefixtures("tiny_preset")
+def test_the_card_names_the_runs_before(tmp_path: Path) -> None:
+    start, paths = "", []
+    for steps in (2, 1, 1):
+        config = TrainConfig(frames=16, batch_size=2, steps=steps, bf16=False, start=start)
+        paths.append(run(config, tmp_path / str(len(paths))))
+        start = str(paths[-1])
+    card = weights.load(paths[-1]).metadata["card"]
+    assert [earlier["steps"] for earlier in release.earlier_runs(card)] == [2, 1]

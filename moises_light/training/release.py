@@ -44,12 +44,27 @@ def score(model: MoisesLight, validation: Path, corpus: Path, segment: float) ->
     }
 
 
+def earlier_runs(card: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The runs whose weights a run started from, oldest first: preset, steps, seconds and config.
+
+    Raises:
+        ValueError: if the weights it started from are gone, for then nobody could tell.
+    """
+    start = card["run"]["start"]
+    if not start:
+        return []
+    before = weights.load(start).metadata["card"]
+    own = {key: before[key] for key in ("steps", "examples", "seconds", "seed", "commit", "run")}
+    return [*before.get("earlier_runs", earlier_runs(before)), own]
+
+
 def make_card(card: Mapping[str, Any], scores: Scores, corpus: Path, notes: str) -> dict[str, Any]:
     """The card of a run, with its scores, its data and their licences."""
     tracks = Corpus(corpus, "train").tracks
     licences = sorted({licence for *_, licence in read_licences(corpus)})
     return {
         **card,
+        "earlier_runs": earlier_runs(card),
         "sdr": {
             name: {source: row["sdr"] for source, row in rows.items()}
             for name, rows in scores.items()
@@ -70,7 +85,6 @@ def make_card(card: Mapping[str, Any], scores: Scores, corpus: Path, notes: str)
 
 def card_text(preset: str, card: Mapping[str, Any], previous: Mapping[str, Any] | None) -> str:
     """The card as a page of Markdown."""
-    run = card["run"]
     lines = [
         f"# `{preset}`",
         "",
@@ -100,10 +114,8 @@ def card_text(preset: str, card: Mapping[str, Any], previous: Mapping[str, Any] 
     lines += [
         "## Training",
         "",
-        f"- {card['steps']:,} steps of {run['batch_size']} examples of {run['frames']} frames, "
-        f"{card['seconds'] / 3600:.1f} hours; loss `{run['loss']}`, AdamW with a peak of "
-        f"{run['lr']:g}, moving average {run['ema']:g}",
-        f"- seed {run['seed']}, commit `{card['commit']}`",
+        *(f"- first {_run_text(run)}" for run in card.get("earlier_runs", ())),
+        f"- {_run_text(card)}",
         f"- hours in which a source plays in the corpus: {hours_text}",
         f"- licences of the material: {', '.join(card['licences'])}; every source by name, author "
         f"and licence in `docs/corpus.md`",
@@ -115,6 +127,16 @@ def card_text(preset: str, card: Mapping[str, Any], previous: Mapping[str, Any] 
         "",
     ]
     return "\n".join(lines)
+
+
+def _run_text(card: Mapping[str, Any]) -> str:
+    run = card["run"]
+    return (
+        f"`{run['preset']}`, {card['steps']:,} steps of {run['batch_size']} examples of "
+        f"{run['frames']} frames, {card['seconds'] / 3600:.1f} hours; loss `{run['loss']}` (absent "
+        f"sources weigh {run['absent']:g}), AdamW with a peak of {run['lr']:g}, moving average "
+        f"{run['ema']:g}, seed {run['seed']}, commit `{card['commit']}`"
+    )
 
 
 def _number(value: float | None) -> str:
