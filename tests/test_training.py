@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import shutil
 import subprocess
 import sys
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 
 import numpy as np
@@ -248,6 +249,14 @@ loop.train(config, Tones(config.segment_length), Path({str(tmp_path / "run")!r})
     header = weights.read_tensors(tmp_path / "run/state.safetensors")[1]
     assert header["step"] == "3"
     assert (tmp_path / "run/model.safetensors").is_file()
+
+
+def test_every_option_of_a_run_is_explained() -> None:
+    parser = argparse.ArgumentParser()
+    training_cli.add_train_arguments(parser)
+    explained = {action.dest: action.help or "" for action in parser._actions}
+    for field in fields(TrainConfig):
+        assert len(explained[field.name].split(" (default")[0]) > 10, field.name
 
 
 def test_tensorboard_is_asked_for_by_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import re
 import signal
 import subprocess
 from collections.abc import Callable
@@ -26,14 +27,25 @@ def add_train_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--tensorboard", action="store_true", help="also log to the run's folder for TensorBoard"
     )
+    meanings = _meanings()
     for field in fields(TrainConfig):
-        flag = "--" + field.name.replace("_", "-")
+        kind: dict[str, Any] = {"type": type(field.default)}
         if isinstance(field.default, bool):
-            parser.add_argument(flag, action=argparse.BooleanOptionalAction, default=field.default)
+            kind = {"action": argparse.BooleanOptionalAction}
         elif field.name == "sources":
-            parser.add_argument(flag, nargs="*", default=())
-        else:
-            parser.add_argument(flag, type=type(field.default), default=field.default)
+            kind = {"nargs": "*"}
+        parser.add_argument(
+            "--" + field.name.replace("_", "-"),
+            default=field.default,
+            help=f"{meanings.get(field.name, '')} (default: {field.default})",
+            **kind,
+        )
+
+
+def _meanings() -> dict[str, str]:
+    """What each field of a run means, from the docstring of `TrainConfig`."""
+    arguments = re.findall(r"^ +(\w+): (.+(?:\n {12}.+)*)", TrainConfig.__doc__ or "", re.MULTILINE)
+    return {name: " ".join(text.split()).rstrip(".") for name, text in arguments}
 
 
 def train(args: argparse.Namespace) -> int:

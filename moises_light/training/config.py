@@ -21,11 +21,11 @@ class TrainConfig:
         frames: STFT frames of an example, a multiple of `2 ** n_enc`.
         batch_size: examples a step, over all processes.
         accumulate: parts that a step's batch is computed in, to save memory.
-        minutes: time budget; the schedule bends to it. No budget where 0.
+        minutes: time budget, to which the schedule bends; none where 0.
         steps: steps that the run has at most.
         lr: peak learning rate of AdamW.
-        warmup: steps until it is reached.
-        weight_decay: of AdamW.
+        warmup: steps until the peak is reached.
+        weight_decay: of AdamW, on matrices alone.
         clip: largest norm of the gradient.
         ema: decay of the moving average of the weights, which is what a run gives.
         loss: `snr` (see `snr_loss`) or `mae` (the paper's, see `mae_loss`).
