@@ -52,14 +52,15 @@ def read_run(folder: Path) -> Run:
     log = folder / "log.jsonl"
     if not log.is_file():
         raise ValueError(f"{folder} holds no log.jsonl; give the folder of a run")
-    rows: dict[int, dict[str, Any]] = {}
+    rows: list[dict[str, Any]] = []
     for line in log.read_text().splitlines():
         row = json.loads(line)
         # a run that went on from a saved state did some steps twice
-        rows = {step: kept for step, kept in rows.items() if step < row["step"]}
-        rows[row["step"]] = row
+        while rows and rows[-1]["step"] >= row["step"]:
+            rows.pop()
+        rows.append(row)
     config = TrainConfig.from_json((folder / "config.json").read_text())
-    return Run(folder.name, config, list(rows.values()))
+    return Run(folder.name, config, rows)
 
 
 def heard_before(runs: list[Run]) -> list[float]:

@@ -40,6 +40,8 @@ def served() -> Iterator[str]:
                 break
             except (URLError, OSError):
                 time.sleep(0.25)
+        else:
+            raise RuntimeError("the page did not come up within a minute; try `make app`")
         yield f"http://127.0.0.1:{port}"
     finally:
         process.terminate()

@@ -367,3 +367,11 @@ def test_the_card_names_the_runs_before(tmp_path: Path) -> None:
         start = str(paths[-1])
     card = weights.load(paths[-1]).metadata["card"]
     assert [earlier["steps"] for earlier in release.earlier_runs(card)] == [2, 1]
+    # what started from a released card needs no file of the runs before that
+    released = tmp_path / "released.safetensors"
+    metadata = {"card": {**card, "earlier_runs": release.earlier_runs(card)}}
+    weights.save(weights.load_pretrained(paths[-1]), released, metadata)
+    for path in paths:
+        path.unlink()
+    after = {"run": {"start": str(released)}}
+    assert [earlier["steps"] for earlier in release.earlier_runs(after)] == [2, 1, 1]

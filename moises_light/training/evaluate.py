@@ -22,7 +22,7 @@ from moises_light import audio
 from moises_light.config import SOURCES
 from moises_light.metrics import energy_at_silence, sdr, si_sdr
 from moises_light.separation import Separator
-from moises_light.training.corpus import Corpus
+from moises_light.training.corpus import SAMPLE_RATE, Corpus
 from moises_light.training.songs import find_songs, read_mixture, read_song
 
 QUIET = -60.0
@@ -148,8 +148,7 @@ def _bss_eval(pairs: dict[str, tuple[Tensor, Tensor]]) -> dict[str, float]:
     references, estimates = (
         torch.stack([pair[k].T for pair in pairs.values()]).double().numpy() for k in (0, 1)
     )
-    second = 44100
-    frames = museval.evaluate(references, estimates, win=second, hop=second)[0]
+    frames = museval.evaluate(references, estimates, win=SAMPLE_RATE, hop=SAMPLE_RATE)[0]
     return {s: round(float(np.nanmedian(x)), 3) for s, x in zip(pairs, frames, strict=True)}
 
 

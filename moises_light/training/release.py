@@ -55,7 +55,9 @@ def earlier_runs(card: Mapping[str, Any]) -> list[dict[str, Any]]:
         return []
     before = weights.load(start).metadata["card"]
     own = {key: before[key] for key in ("steps", "examples", "seconds", "seed", "commit", "run")}
-    return [*before.get("earlier_runs", earlier_runs(before)), own]
+    # a released card tells its own past, whose files need not be here
+    past = before["earlier_runs"] if "earlier_runs" in before else earlier_runs(before)
+    return [*past, own]
 
 
 def make_card(card: Mapping[str, Any], scores: Scores, corpus: Path, notes: str) -> dict[str, Any]:
