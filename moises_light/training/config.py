@@ -8,7 +8,7 @@ from math import cos, pi
 
 from moises_light.config import get_config
 
-LOSSES = ("snr", "mae")
+LOSSES = ("snr", "bands", "mae")
 
 
 @dataclass(frozen=True)
@@ -28,8 +28,9 @@ class TrainConfig:
         weight_decay: of AdamW, on matrices alone.
         clip: largest norm of the gradient.
         ema: decay of the moving average of the weights, which is what a run gives.
-        loss: `snr` (see `snr_loss`) or `mae` (the paper's, see `mae_loss`).
-        absent: weight of the loss of sources that are absent from an example (`snr` alone).
+        loss: `snr` (see `snr_loss`), `bands` (the same, half of it band by band, see `Objective`)
+            or `mae` (the paper's, see `mae_loss`).
+        absent: weight of the loss of sources that are absent from an example (not with `mae`).
         seed: of the weights and of the examples.
         bf16: compute in bfloat16 where the network allows it.
         start: a `.safetensors` file of weights to start from, or nothing; those of a smaller preset

@@ -15,10 +15,29 @@ FLOOR = 0.02
 """Share of the mixture's energy that an error may have before it counts, 17 dB below it."""
 
 
-def snr_loss(estimate: Tensor, target: Tensor, mixture: Tensor, floor: float = FLOOR) -> Tensor:
-    """Negative signal-to-noise ratio of every source in dB, softened.
+EDGES = (250.0, 800.0, 2000.0, 4000.0, 8000.0)
+"""Where one band of the loss `bands` ends and the next begins, in Hz."""
 
-        10 log10((|estimate - target|^2 + floor |mixture|^2) / (|target|^2 + floor |mixture|^2))
+WHISPER = 1e-5
+"""Share of the whole mixture's energy below which nothing counts in any band, 50 dB below it."""
+
+
+def split_bands(n_bins: int, hz_per_bin: float) -> Tensor:
+    """Which bins each band of the loss `bands` sums up: `[F, N]` of zeros and ones."""
+    edges = torch.tensor([edge / hz_per_bin for edge in EDGES])
+    band = torch.bucketize(torch.arange(n_bins, dtype=torch.float), edges, right=True)
+    return nn.functional.one_hot(band, len(EDGES) + 1).float()
+
+
+def band_energies(spectra: Tensor, bands: Tensor) -> Tensor:
+    """Energy in each band: `[..., C, T, F, 2], [F, N] -> [..., N]`."""
+    return spectra.square().sum((-4, -3, -1)) @ bands
+
+
+def snr_loss(error: Tensor, target: Tensor, mixture: Tensor, floor: float = FLOOR) -> Tensor:
+    """Negative signal-to-noise ratio in dB, softened, from energies.
+
+        10 log10((error + floor * mixture) / (target + floor * mixture))
 
     The ratio weighs quiet and loud sources alike, and it has no basin at silence as mean absolute
     errors have (they are content with the median of sparse spectra, which is zero). The floor makes
@@ -27,22 +46,26 @@ def snr_loss(estimate: Tensor, target: Tensor, mixture: Tensor, floor: float = F
 
     This is our choice; the floor follows MixIT (arXiv 2006.12701).
 
-    Shape: `[B, S]` from `[B, S, ...]`, and `mixture` `[B, ...]`.
+    Args:
+        error: energy of the difference between estimate and target, by band: `[B, S, N]`.
+        target: energy of the target, alike.
+        mixture: energy of the mixture, `[B, 1, N]`.
+        floor: share of the mixture's energy.
+
+    Shape: `[B, S, N]`.
     """
-    soft = floor * mixture.flatten(1).square().sum(-1, keepdim=True) + 1e-8
-    error = (estimate - target).flatten(2).square().sum(-1)
-    return 10 * torch.log10((error + soft) / (target.flatten(2).square().sum(-1) + soft))
+    soft = floor * mixture + WHISPER * mixture.sum(-1, keepdim=True) + 1e-8
+    return 10 * torch.log10((error + soft) / (target + soft))
 
 
 def presence(target: Tensor, mixture: Tensor) -> Tensor:
     """One for sources within 20 dB of the mixture, less for quieter ones, zero for absent ones.
 
-    Shape: `[B, S]` from `[B, S, ...]`, and `mixture` `[B, ...]`.
+    From energies, as `snr_loss`.
+
+    Shape: `[B, S, N]` from `[B, S, N]` and `[B, 1, N]`.
     """
-    share = target.flatten(2).square().sum(-1) / (
-        mixture.flatten(1).square().sum(-1, keepdim=True) + 1e-8
-    )
-    return (100 * share).clamp(max=1)
+    return (100 * target / (mixture + WHISPER * mixture.sum(-1, keepdim=True) + 1e-8)).clamp(max=1)
 
 
 def mae_loss(estimate: Tensor, target: Tensor) -> Tensor:
@@ -69,10 +92,14 @@ class Objective(nn.Module):
 
     Args:
         model: the network.
-        loss: `snr` or `mae`.
+        loss: `snr`, over all frequencies; `bands`, half of it that and half the mean of the same
+            ratio in each of six bands, so that highs count, where there is little energy; or `mae`.
         bf16: compute the masks in bfloat16; spectra and losses stay in float32.
-        absent: weight of sources that are absent from an example, see `presence`; `snr` alone.
+        absent: weight of sources that are absent from an example (and a band), see `presence`; not
+            for `mae`.
     """
+
+    bands: Tensor
 
     def __init__(self, model: MoisesLight, loss: str, bf16: bool, absent: float = 1.0):
         super().__init__()
@@ -80,6 +107,9 @@ class Objective(nn.Module):
         self.loss = loss
         self.bf16 = bf16
         self.absent = absent
+        c = model.config
+        split = split_bands(c.freq_dim, c.sample_rate / c.n_fft)
+        self.register_buffer("bands", split, persistent=False)
 
     def forward(self, mixture: Tensor, sources: Tensor) -> Tensor:
         """Loss of every example and source. `[B, C, L], [B, S, C, L] -> [B, S]`."""
@@ -89,10 +119,18 @@ class Objective(nn.Module):
                 return mae_loss(estimate.float(), sources)
             mixed = self.spectrum(mixture)
             masks = self.model.estimate_masks(mixed)
-        targets = self.spectrum(sources)
-        there = presence(targets, mixed)
-        weight = self.absent + (1 - self.absent) * there
-        return weight * snr_loss(masks * mixed[:, None], targets, mixed)
+        target = self.spectrum(sources)
+        mixed = mixed[:, None]
+        energies = [band_energies(x, self.bands) for x in (masks * mixed - target, target, mixed)]
+        whole = self.weighted(*(x.sum(-1, keepdim=True) for x in energies))
+        if self.loss == "snr":
+            return whole
+        return (whole + self.weighted(*energies)) / 2
+
+    def weighted(self, error: Tensor, target: Tensor, mixture: Tensor) -> Tensor:
+        """Mean over the bands, in which sources that are absent weigh less. `[B, S]`."""
+        weight = self.absent + (1 - self.absent) * presence(target, mixture)
+        return (weight * snr_loss(error, target, mixture)).mean(-1)
 
     def spectrum(self, audio: Tensor) -> Tensor:
         """`[..., C, L] -> [..., C, T, F, 2]`: the part of the spectrum that the network masks.
