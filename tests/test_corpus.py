@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import pickle
 
+import av
 import numpy as np
 import pytest
 from tiny_material import FILES, RATE, make_bank, make_song, tone
@@ -149,7 +150,6 @@ def test_other_rates_lengths_and_mono_come_out_alike(tmp_path):
 
 
 def test_the_streams_of_a_stem_file_are_told_apart(tmp_path):
-    av = pytest.importorskip("av")
     hertz = {"mixture": 100, "drums": 400, "bass": 150, "other": 600, "vocals": 300}
     path = tmp_path / "Song.stem.mp4"
     with av.open(str(path), "w") as container:
@@ -170,7 +170,6 @@ def test_the_streams_of_a_stem_file_are_told_apart(tmp_path):
 
 
 def test_a_broken_stem_file_is_named(tmp_path):
-    pytest.importorskip("av")
     path = tmp_path / "Song.stem.mp4"
     path.write_bytes(b"no audio")
     with pytest.raises(ValueError, match=r"Song\.stem\.mp4 cannot be read as audio"):
@@ -193,6 +192,24 @@ def test_an_unreadable_file_is_named(tmp_path):
     (tmp_path / "bad.wav").write_bytes(b"no audio")
     with pytest.raises(ValueError, match=r"bad\.wav cannot be read as audio"):
         songs.read_audio(tmp_path / "bad.wav")
+    (tmp_path / "vocals.wav").write_bytes(b"no audio")
+    song = songs.find_song(tmp_path)
+    assert song is not None
+    with pytest.raises(ValueError, match=r"vocals\.wav"):
+        songs.read_song(tmp_path, song)
+
+
+def test_compressed_stems_are_read(tmp_path):
+    with av.open(str(tmp_path / "vocals.m4a"), "w", format="mp4") as container:
+        stream = container.add_stream("aac", rate=RATE, layout="stereo")
+        audio = np.ascontiguousarray(tone(300, 1.0))
+        frame = av.AudioFrame.from_ndarray(audio, format="fltp", layout="stereo")
+        frame.sample_rate = RATE
+        for packet in [*stream.encode(frame), *stream.encode(None)]:
+            container.mux(packet)
+    song = songs.find_song(tmp_path)
+    assert song is not None
+    assert peak_hertz(songs.read_song(tmp_path, song)["vocals"]) == pytest.approx(300, abs=2)
 
 
 def test_train_and_heldout_material_share_nothing(bank_folder):

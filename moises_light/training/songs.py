@@ -2,7 +2,7 @@
 
 Read are the layouts of MUSDB18-HQ (`vocals.wav drums.wav bass.wav other.wav`), of MoisesDB (a
 folder per stem, split finer, with `data.json` beside), of MUSDB18 (one `.stem.mp4` of five streams)
-and anything like them in wav, flac, ogg or mp3 at any rate.
+and anything like them in the usual formats at any rate.
 """
 
 from __future__ import annotations
@@ -16,9 +16,10 @@ import numpy as np
 import soundfile
 import soxr
 
+from moises_light import audio
 from moises_light.training.corpus import SAMPLE_RATE
 
-AUDIO = (".wav", ".flac", ".ogg", ".mp3", ".aif", ".aiff")
+AUDIO = (".wav", ".flac", ".ogg", ".opus", ".mp3", ".m4a", ".aif", ".aiff")
 
 STEMS = {
     "vocals": ("vocals", "vocal", "lead_vocals", "backing_vocals", "singing"),
@@ -103,23 +104,23 @@ def find_songs(folder: Path | str) -> Iterator[tuple[Path, Song]]:
 
 
 def read_audio(path: Path | str) -> np.ndarray:
-    """A file at 44.1 kHz, `[C, L]` float32 with its own channels.
+    """A sample of a bank at 44.1 kHz, `[C, L]` float32 with its own channels.
 
     Raises:
         ValueError: if it cannot be read.
     """
     try:
-        audio, rate = soundfile.read(path, dtype="float32", always_2d=True)
+        sample, rate = soundfile.read(path, dtype="float32", always_2d=True)
     except (soundfile.LibsndfileError, OSError) as error:
         raise ValueError(f"{path} cannot be read as audio: {error}") from None
     if rate != SAMPLE_RATE:
-        audio = soxr.resample(audio, rate, SAMPLE_RATE)
-    return np.ascontiguousarray(audio.T)
+        sample = soxr.resample(sample, rate, SAMPLE_RATE)
+    return np.ascontiguousarray(sample.T)
 
 
-def to_stereo(audio: np.ndarray) -> np.ndarray:
+def to_stereo(sample: np.ndarray) -> np.ndarray:
     """`[C, L] -> [2, L]`: mono on both sides; of more than two channels the first two."""
-    return np.repeat(audio, 2, axis=0) if len(audio) == 1 else audio[:2]
+    return np.repeat(sample, 2, axis=0) if len(sample) == 1 else sample[:2]
 
 
 def read_stream(path: Path, number: int) -> np.ndarray:
@@ -149,13 +150,17 @@ def read_stream(path: Path, number: int) -> np.ndarray:
 
 
 def read_song(path: Path, song: Song) -> dict[str, np.ndarray]:
-    """Stems of a song, `[2, L]` each, all of the longest file's length."""
+    """Stems of a song, `[2, L]` each, all of the longest file's length.
+
+    Raises:
+        ValueError: if a file cannot be read.
+    """
     if not song.files:
         stems = {s: read_stream(path, n) for n, s in enumerate(MUSDB_STREAMS, start=1)}
     else:
-        parts = {s: [to_stereo(read_audio(f)) for f in files] for s, files in song.files.items()}
+        parts = {s: [audio.load(f).numpy() for f in files] for s, files in song.files.items()}
         stems = {source: add(pieces) for source, pieces in parts.items()}
-    frames = max(audio.shape[1] for audio in stems.values())
+    frames = max(stem.shape[1] for stem in stems.values())
     return {s: np.pad(a, ((0, 0), (0, frames - a.shape[1]))) for s, a in stems.items()}
 
 
@@ -165,7 +170,7 @@ def read_mixture(path: Path, song: Song) -> np.ndarray | None:
         return read_stream(path, 0)
     for file in sorted(path.iterdir()):
         if file.stem.lower() in MIXTURE and file.suffix.lower() in AUDIO:
-            return to_stereo(read_audio(file))
+            return audio.load(file).numpy()
     return None
 
 
