@@ -189,7 +189,9 @@ def test_learns_to_tell_bands_apart(tmp_path: Path) -> None:
 
 @pytest.mark.usefixtures("tiny_preset")
 def test_resumed_equals_uninterrupted(tmp_path: Path) -> None:
-    config = TrainConfig(frames=16, batch_size=2, steps=6, warmup=2, bf16=False)
+    start = tmp_path / "start.safetensors"
+    weights.save(MoisesLight(**TINY), start, {})
+    config = TrainConfig(frames=16, batch_size=2, steps=6, warmup=2, bf16=False, start=str(start))
 
     class Stop(Exception):
         pass
@@ -201,6 +203,7 @@ def test_resumed_equals_uninterrupted(tmp_path: Path) -> None:
     whole = run(config, tmp_path / "whole", log_steps=1)
     with pytest.raises(Stop):
         run(config, tmp_path / "parts", log_steps=1, on_log=stop)
+    start.unlink()  # a run that has begun needs no start
     parts = run(config, tmp_path / "parts", log_steps=1)
     ours, theirs = weights.read_tensors(whole)[0], weights.read_tensors(parts)[0]
     for key, value in ours.items():

@@ -29,6 +29,9 @@ from moises_light.training.mixing import MixtureDataset
 CALIBRATION_BATCHES = 24
 """Batches from which the batch norms of the averaged weights are estimated anew."""
 
+STATE = "state.safetensors"
+"""Name of the file that a run goes on from."""
+
 _log = logging.getLogger(__name__)
 
 
@@ -102,7 +105,7 @@ def train(
             f"accumulate={config.accumulate}"
         )
     torch.manual_seed(config.seed)
-    model = _make_model(config).to(device).train()
+    model = _make_model(config, begun=(folder / STATE).is_file()).to(device).train()
     average = AveragedModel(model, multi_avg_fn=_moving_average(config.ema))
     optimizer = torch.optim.AdamW(
         _groups(model, config.weight_decay), lr=config.lr, betas=(0.9, 0.98), fused=True
@@ -167,12 +170,13 @@ def train(
     return folder / "model.safetensors"
 
 
-def _make_model(config: TrainConfig) -> MoisesLight:
+def _make_model(config: TrainConfig, begun: bool) -> MoisesLight:
+    """The network at the start of the run; a run that has begun brings its own weights."""
     arguments = dict(get_config(config.preset))
     if config.sources:
         arguments["sources"] = config.sources
     model = MoisesLight(**arguments)
-    if config.start:
+    if config.start and not begun:
         start = MoisesLight.from_pretrained(config.start)
         if start.config == model.config:
             model.load_state_dict(start.state_dict())
@@ -238,7 +242,7 @@ class _State:
             "seconds": str(seconds),
             "config": self.config.to_json(),
         }
-        weights.write_tensors(self.folder / "state.safetensors", tensors, header)
+        weights.write_tensors(self.folder / STATE, tensors, header)
 
     def export(self, step: int, seconds: float, dataset: MixtureDataset) -> None:
         """Write the averaged weights, with their batch norms estimated anew."""
@@ -298,7 +302,7 @@ def _resume(
     optimizer: torch.optim.Optimizer,
 ) -> tuple[int, float]:
     """Load the last saved state into what is given. Returns the step and the seconds spent."""
-    path = folder / "state.safetensors"
+    path = folder / STATE
     if not path.is_file():
         return 0, 0.0
     tensors, header = weights.read_tensors(path)
