@@ -293,10 +293,10 @@ loop.train(config, Tones(config.segment_length), Path({str(tmp_path / "run")!r})
            rescan=False, log_steps=1)
 """
     )
-    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", "--master-port"]
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", "--standalone"]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     done = subprocess.run(
-        [*command, "29511", str(script)],
+        [*command, str(script)],
         env=environment, capture_output=True, text=True, timeout=300,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-2000:]

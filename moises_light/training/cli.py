@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import re
 import signal
 import subprocess
@@ -59,7 +60,8 @@ def train(args: argparse.Namespace) -> int:
     values = {field.name: getattr(args, field.name) for field in fields(TrainConfig)}
     config = TrainConfig(**{**values, "sources": tuple(values["sources"])})
     dataset = MixtureDataset(args.corpus, "train", config.segment_length, config.seed)
-    track = tensorboard(args.folder) if args.tensorboard else _print
+    first = os.environ.get("RANK", "0") == "0"  # of the processes that torchrun starts
+    track = tensorboard(args.folder) if args.tensorboard and first else _print
     path = run(
         config,
         dataset,
@@ -71,7 +73,8 @@ def train(args: argparse.Namespace) -> int:
         commit=_commit(),
         on_log=track,
     )
-    print(path)
+    if first:
+        print(path)
     return 0
 
 
