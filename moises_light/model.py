@@ -484,6 +484,7 @@ class MoisesLight(nn.Module):
         self.final_conv = GroupConv(c.G, n_parts * c.n_bands, c.n_bands, 1)
         self.source_head = nn.Conv2d(n_parts, len(c.sources) * n_parts, 1)
         self._start_at_equal_shares()
+        self._start_at_equal_depth()
 
     @torch.no_grad()
     def _start_at_equal_shares(self) -> None:
@@ -503,6 +504,28 @@ class MoisesLight(nn.Module):
         self.source_head.weight.copy_(weight.view_as(self.source_head.weight))
         assert self.source_head.bias is not None
         nn.init.zeros_(self.source_head.bias)
+
+    @torch.no_grad()
+    def _start_at_equal_depth(self) -> None:
+        """Initialise the transformers so that each adds as much as the first, see `depth_gains`."""
+        for name, gain in self.depth_gains().items():
+            self.get_parameter(name).mul_(gain)
+
+    def depth_gains(self) -> dict[str, float]:
+        """How large the weights of a transformer's outputs must be, by name: 1, 2, 4, 8, ...
+
+        The residual round both of its layers makes every transformer double what passes it, while
+        the norms at its layers' inputs take that growth out again. With weights of one size, the
+        last of twelve would add 1/2048 of what the first adds, less than bfloat16 can tell. So they
+        begin, and training moves them, in proportion to these gains.
+        """
+        layers = ("0.0.to_out.0.weight", "0.1.net.4.weight", "0.1.net.4.bias")
+        transformers = [name for name, m in self.named_modules() if isinstance(m, Transformer)]
+        return {
+            f"{name}.layers.{layer}": 2.0**number
+            for number, name in enumerate(transformers)
+            for layer in layers
+        }
 
     @property
     def sources(self) -> tuple[str, ...]:

@@ -75,6 +75,15 @@ def test_with_transformers_they_nearly_stay() -> None:
     assert near[1] > 0.9 > near[2]
 
 
+def test_further_transformers_add_nothing_yet() -> None:
+    small, large, fresh = make(n_rope=1), make(n_rope=3), make(n_rope=3)
+    grow(small, large)
+    with torch.no_grad():
+        wanted, grown, other = (m.estimate_masks(spectrum(m)) for m in (small, large, fresh))
+    torch.testing.assert_close(grown, wanted, rtol=1e-4, atol=1e-4)
+    assert (other - wanted).abs().max() > 0.01
+
+
 def test_new_features_learn() -> None:
     small, large = make(n_rope=1), make(G=12, n_rope=1)
     grow(small, large)

@@ -155,6 +155,28 @@ def test_sources_start_with_equal_shares(n_sources: int) -> None:
     )
 
 
+def test_every_transformer_counts() -> None:
+    """Each begins with a like share of what leaves the last, though each doubles what passes."""
+    torch.manual_seed(0)
+    model = MoisesLight(**{**TINY, "n_rope": 4})
+    x = torch.randn(16, 24, 4 * TINY["G"])
+    gains = model.depth_gains()
+    assert sorted(set(gains.values())) == [2.0**number for number in range(8)]
+    with torch.no_grad():
+        whole = model.bottleneck(x, 1)
+        shares = []
+        for gain in sorted(set(gains.values())):
+            own = [model.get_parameter(name) for name, g in gains.items() if g == gain]
+            saved = [p.clone() for p in own]
+            for p in own:
+                p.zero_()
+            shares.append(float((whole - model.bottleneck(x, 1)).norm() / whole.norm()))
+            for p, value in zip(own, saved, strict=True):
+                p.copy_(value)
+    assert min(shares) > 0.05
+    assert max(shares) < 3 * min(shares)
+
+
 def test_examples_of_a_batch_do_not_mix_in_eval() -> None:
     model = tiny().eval()
     x = torch.randn(3, 2, 3000) * torch.tensor([0.01, 1.0, 0.3])[:, None, None]

@@ -172,6 +172,33 @@ def test_starts_from_weights(tmp_path: Path, features: int) -> None:
         torch.testing.assert_close(trained[name], start.state_dict()[name], atol=1e-3, rtol=1e-3)
 
 
+def test_later_transformers_move_in_steps_of_their_size() -> None:
+    """Learning rate times the gain; what decays a step is the same share of every weight."""
+    torch.manual_seed(0)
+    model = MoisesLight(**{**TINY, "n_rope": 2})
+    gains = model.depth_gains()
+    groups = loop._groups(model, weight_decay=0.1)
+    optimizer = torch.optim.AdamW(groups, lr=1e-3)
+    for group in optimizer.param_groups:
+        group["lr"] *= group["gain"]
+    before = {name: p.detach().clone() for name, p in model.named_parameters()}
+    for name, p in model.named_parameters():
+        if p.requires_grad:
+            # gradients shrink as the gains grow
+            p.grad = torch.full_like(p, 1e-7 / gains.get(name, 1.0))
+    optimizer.step()
+    for name, p in model.named_parameters():
+        if p.requires_grad:
+            decay = 1e-4 if p.ndim > 1 else 0.0
+            moved = (before[name] * (1 - decay) - p.detach()) / gains.get(name, 1.0)
+            torch.testing.assert_close(
+                moved, torch.full_like(p, 1e-3 / 1.1), rtol=1e-2, atol=1e-6, msg=name
+            )
+    assert len([p for g in groups for p in g["params"]]) == len(
+        [p for p in model.parameters() if p.requires_grad]
+    )
+
+
 @pytest.mark.usefixtures("tiny_preset")
 def test_learns_to_tell_bands_apart(tmp_path: Path) -> None:
     rows: list[dict[str, float]] = []

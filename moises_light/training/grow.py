@@ -45,6 +45,8 @@ def grow(small: MoisesLight, large: MoisesLight) -> None:
     for name, old in small.named_modules():
         if name in modules:
             _grow_module(old, modules[name], bands)
+    for name in large.depth_gains().keys() - small.depth_gains().keys():
+        large.get_parameter(name).zero_()  # further transformers add nothing yet
     large.source_head.load_state_dict(small.source_head.state_dict())  # all bands share it
     # more bins above the music lower the deviation by which the input is divided
     large.first_conv.conv.weight *= (bands[0] / bands[1]) ** 0.5

@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 import torch.distributed as distributed
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim.swa_utils import AveragedModel
 from torch.utils.data import DataLoader, Dataset, Sampler
@@ -132,7 +132,7 @@ def train(
             # -------------------------------------------------------------------- one step
             lr = config.learning_rate(step, seconds)
             for group in optimizer.param_groups:
-                group["lr"] = lr
+                group["lr"] = lr * group["gain"]
             for part in range(config.accumulate):
                 waited = time.monotonic()
                 mixture, sources = (x.to(device, non_blocking=True) for x in next(batches))
@@ -142,7 +142,7 @@ def train(
                     losses = wrapped(mixture, _select(sources, model.sources))
                     (losses.mean() / config.accumulate).backward()
                 summary.add(losses.detach())
-            norm = torch.nn.utils.clip_grad_norm_(model.parameters(), config.clip)
+            norm = nn.utils.clip_grad_norm_(model.parameters(), config.clip)
             if torch.isfinite(norm):
                 optimizer.step()
                 average.update_parameters(model)
@@ -186,11 +186,24 @@ def _make_model(config: TrainConfig, begun: bool) -> MoisesLight:
 
 
 def _groups(model: MoisesLight, weight_decay: float) -> list[dict[str, Any]]:
-    """Matrices decay; gains and biases do not."""
-    learned = [p for p in model.parameters() if p.requires_grad]
+    """Matrices decay; gains and biases do not. Later transformers move in steps of their size.
+
+    `gain` multiplies the learning rate. It must not change what decay and `eps` do beside it, so
+    these are divided by it.
+    """
+    gains = model.depth_gains()
+    groups: dict[tuple[float, bool], list[nn.Parameter]] = {}
+    for name, p in model.named_parameters():
+        if p.requires_grad:
+            groups.setdefault((gains.get(name, 1.0), p.ndim > 1), []).append(p)
     return [
-        {"params": [p for p in learned if p.ndim > 1], "weight_decay": weight_decay},
-        {"params": [p for p in learned if p.ndim < 2], "weight_decay": 0.0},
+        {
+            "params": parameters,
+            "gain": gain,
+            "weight_decay": weight_decay / gain if is_matrix else 0.0,
+            "eps": 1e-8 / gain,
+        }
+        for (gain, is_matrix), parameters in groups.items()
     ]
 
 
@@ -273,7 +286,7 @@ def averaged_model(
     """
     result = MoisesLight(**model.config).to(device)
     result.load_state_dict(average.module.state_dict())
-    norms = [m for m in result.modules() if isinstance(m, torch.nn.BatchNorm2d)]
+    norms = [m for m in result.modules() if isinstance(m, nn.BatchNorm2d)]
     for norm in norms:
         norm.reset_running_stats()
         norm.momentum = None  # the plain mean of what follows
