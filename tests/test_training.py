@@ -240,6 +240,20 @@ def test_resumed_equals_uninterrupted(tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("tiny_preset")
+def test_the_state_of_another_version_is_refused(tmp_path: Path) -> None:
+    config = TrainConfig(frames=16, batch_size=2, steps=1, bf16=False)
+    run(config, tmp_path)
+    tensors, header = weights.read_tensors(tmp_path / "state.safetensors")
+    last = max(int(key.split(".")[1]) for key in tensors if key.startswith("optimizer."))
+    for name in ("exp_avg", "exp_avg_sq", "step"):
+        first, other = f"optimizer.0.{name}", f"optimizer.{last}.{name}"
+        tensors[first], tensors[other] = tensors[other], tensors[first]
+    weights.write_tensors(tmp_path / "state.safetensors", tensors, header)
+    with pytest.raises(ValueError, match="holds the state of another version; start a new run"):
+        run(config, tmp_path)
+
+
+@pytest.mark.usefixtures("tiny_preset")
 def test_a_run_is_not_resumed_as_another(tmp_path: Path) -> None:
     config = TrainConfig(frames=16, batch_size=2, steps=1, bf16=False)
     run(config, tmp_path)

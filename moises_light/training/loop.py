@@ -330,6 +330,12 @@ def _resume(
     for key, x in part("optimizer.").items():
         number, name = key.split(".", 1)
         saved["state"].setdefault(int(number), {})[name] = x
+    parameters = [p for group in optimizer.param_groups for p in group["params"]]
+    if any(s["exp_avg"].shape != parameters[n].shape for n, s in saved["state"].items()):
+        raise ValueError(
+            f"{folder} holds the state of another version; start a new run from its weights with "
+            f"--start {folder / 'model.safetensors'}"
+        )
     optimizer.load_state_dict(saved)
     _log.info("resumed %s at step %s", folder, header["step"])
     return int(header["step"]), float(header["seconds"])
