@@ -31,10 +31,9 @@ def column(model_file: Path, mixture: torch.Tensor) -> Image.Image:
     whole = power(mixture.T[:, None].numpy(), config)
     masks = shares(power(stems.permute(2, 0, 1).numpy(), config), whole)
     spectrum = levels(whole[0], float(whole.max()))
-    name = weights.load(model_file).metadata.get("preset", model_file.stem)
-    rows = {f"{name}: mixture, 80 dB": spectrum}
+    rows = {f"{model_file}: mixture, 80 dB": spectrum}
     for source, mask in zip(separator.sources, masks, strict=True):
-        rows[f"{name}: {source}"] = mask.mul(255).byte().numpy()
+        rows[source] = mask.mul(255).byte().numpy()
     page = Image.new("L", (WIDTH, HEIGHT * len(rows)))
     for number, (title, shade) in enumerate(rows.items()):
         # low frequencies come first and belong at the bottom

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import pickle
+from pathlib import Path
 
 import av
 import numpy as np
@@ -149,17 +150,22 @@ def test_other_rates_lengths_and_mono_come_out_alike(tmp_path):
     assert songs.to_stereo(np.ones((1, 4))).shape == (2, 4)
 
 
-def test_the_streams_of_a_stem_file_are_told_apart(tmp_path):
-    hertz = {"mixture": 100, "drums": 400, "bass": 150, "other": 600, "vocals": 300}
-    path = tmp_path / "Song.stem.mp4"
-    with av.open(str(path), "w") as container:
+def write_aac(path: Path, hertz: list[int]) -> None:
+    """A file with a stream for each tone, a second long."""
+    with av.open(str(path), "w", format="mp4") as container:
         streams = [container.add_stream("aac", rate=RATE, layout="stereo") for _ in hertz]
-        for stream, f in zip(streams, hertz.values(), strict=True):
+        for stream, f in zip(streams, hertz, strict=True):
             audio = np.ascontiguousarray(tone(f, 1.0))
             frame = av.AudioFrame.from_ndarray(audio, format="fltp", layout="stereo")
             frame.sample_rate = RATE
             for packet in [*stream.encode(frame), *stream.encode(None)]:
                 container.mux(packet)
+
+
+def test_the_streams_of_a_stem_file_are_told_apart(tmp_path):
+    hertz = {"mixture": 100, "drums": 400, "bass": 150, "other": 600, "vocals": 300}
+    path = tmp_path / "Song.stem.mp4"
+    write_aac(path, list(hertz.values()))
     ((found, song),) = songs.find_songs(tmp_path)
     stems = songs.read_song(found, song)
     for source in song.present:
@@ -200,13 +206,7 @@ def test_an_unreadable_file_is_named(tmp_path):
 
 
 def test_compressed_stems_are_read(tmp_path):
-    with av.open(str(tmp_path / "vocals.m4a"), "w", format="mp4") as container:
-        stream = container.add_stream("aac", rate=RATE, layout="stereo")
-        audio = np.ascontiguousarray(tone(300, 1.0))
-        frame = av.AudioFrame.from_ndarray(audio, format="fltp", layout="stereo")
-        frame.sample_rate = RATE
-        for packet in [*stream.encode(frame), *stream.encode(None)]:
-            container.mux(packet)
+    write_aac(tmp_path / "vocals.m4a", [300])
     song = songs.find_song(tmp_path)
     assert song is not None
     assert peak_hertz(songs.read_song(tmp_path, song)["vocals"]) == pytest.approx(300, abs=2)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import os
 import re
 import signal
 import subprocess
@@ -50,7 +49,7 @@ def _meanings() -> dict[str, str]:
 
 
 def train(args: argparse.Namespace) -> int:
-    from moises_light.training.loop import train as run
+    from moises_light.training import loop
     from moises_light.training.mixing import MixtureDataset
 
     if args.threads:
@@ -60,9 +59,9 @@ def train(args: argparse.Namespace) -> int:
     values = {field.name: getattr(args, field.name) for field in fields(TrainConfig)}
     config = TrainConfig(**{**values, "sources": tuple(values["sources"])})
     dataset = MixtureDataset(args.corpus, "train", config.segment_length, config.seed)
-    first = os.environ.get("RANK", "0") == "0"  # of the processes that torchrun starts
+    first = loop.current_rank() == 0
     track = tensorboard(args.folder) if args.tensorboard and first else _print
-    path = run(
+    path = loop.train(
         config,
         dataset,
         args.folder,

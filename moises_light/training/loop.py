@@ -390,12 +390,17 @@ def _append(path: Path, row: dict[str, Any]) -> None:
         file.write(json.dumps(row) + "\n")
 
 
+def current_rank() -> int:
+    """Number of this process among those that `torchrun` started."""
+    return int(os.environ.get("RANK", "0"))
+
+
 def _ranks() -> tuple[int, int]:
     """Number of this process and how many there are, as `torchrun` tells."""
     world = int(os.environ.get("WORLD_SIZE", "1"))
     if world > 1 and not distributed.is_initialized():
         distributed.init_process_group("nccl" if torch.cuda.is_available() else "gloo")
-    return int(os.environ.get("RANK", "0")), world
+    return current_rank(), world
 
 
 def _agreed(seconds: float, world: int) -> float:

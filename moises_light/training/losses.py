@@ -22,7 +22,7 @@ WHISPER = 1e-5
 """Share of the whole mixture's energy below which nothing counts in any band, 50 dB below it."""
 
 
-def split_bands(n_bins: int, hz_per_bin: float) -> Tensor:
+def loss_bands(n_bins: int, hz_per_bin: float) -> Tensor:
     """Which bins each band of the loss `bands` sums up: `[F, N]` of zeros and ones."""
     edges = torch.tensor([edge / hz_per_bin for edge in EDGES])
     band = torch.bucketize(torch.arange(n_bins, dtype=torch.float), edges, right=True)
@@ -108,8 +108,8 @@ class Objective(nn.Module):
         self.bf16 = bf16
         self.absent = absent
         c = model.config
-        split = split_bands(c.freq_dim, c.sample_rate / c.n_fft)
-        self.register_buffer("bands", split, persistent=False)
+        bands = loss_bands(c.freq_dim, c.sample_rate / c.n_fft)
+        self.register_buffer("bands", bands, persistent=False)
 
     def forward(self, mixture: Tensor, sources: Tensor) -> Tensor:
         """Loss of every example and source. `[B, C, L], [B, S, C, L] -> [B, S]`."""
