@@ -54,6 +54,8 @@ def train(args: argparse.Namespace) -> int:
 
     if args.threads:
         torch.set_num_threads(args.threads)
+    # shares of attention below 1e-38 are zero anyway, and CPUs are slow with them
+    torch.set_flush_denormal(True)
     # a run that is told to end keeps what it learnt, as with Ctrl-C
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     values = {field.name: getattr(args, field.name) for field in fields(TrainConfig)}

@@ -1,0 +1,62 @@
+"""What each block of the bottleneck is worth: `python -m bench.depth WEIGHTS ... [--corpus DIR]`.
+
+Prints how much the loss `bands` rises where a block of two transformers adds nothing, on examples
+of the held-out split. A block near zero is computed for nothing.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+import torch
+
+from moises_light import weights
+from moises_light.model import MoisesLight
+from moises_light.training.config import TrainConfig
+from moises_light.training.losses import Objective
+from moises_light.training.mixing import MixtureDataset
+
+
+@torch.no_grad()
+def loss(model: MoisesLight, examples: Iterable[tuple[torch.Tensor, torch.Tensor]]) -> float:
+    """Mean of the loss `bands` over the examples, in `eval`."""
+    objective = Objective(model.eval(), "bands", bf16=False)
+    values = [objective(m[None], s[None]).mean() for m, s in examples]
+    return float(torch.stack(values).mean())
+
+
+@torch.no_grad()
+def without(model: MoisesLight, block: int) -> MoisesLight:
+    """A copy of the network in which the transformers of that block add nothing."""
+    copy = MoisesLight(**model.config)
+    copy.load_state_dict(model.state_dict())
+    for name in copy.depth_gains():
+        if name.startswith(f"bottleneck.rope_blocks.{block}."):
+            copy.get_parameter(name).zero_()
+    return copy
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="python -m bench.depth")
+    parser.add_argument("weights", type=Path, nargs="+")
+    parser.add_argument("--corpus", type=Path, default=Path("corpus"))
+    parser.add_argument("--examples", type=int, default=6, help="of two seconds each")
+    options = parser.parse_args(arguments)
+    length = TrainConfig(frames=88).segment_length
+    dataset = MixtureDataset(options.corpus, "heldout", length, seed=0)
+    examples = [dataset.draw(number) for number in range(options.examples)]
+    print("| weights | loss | rise without block 0, 1, ... |\n|---|---|---|")
+    for path in options.weights:
+        model = weights.load_pretrained(path)
+        whole = loss(model, examples)
+        blocks = range(model.config.n_rope)
+        rises = [loss(without(model, block), examples) - whole for block in blocks]
+        told = ", ".join(f"{rise:.3f}" for rise in rises)
+        print(f"| {path} | {whole:.3f} | {told} |", flush=True)
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
