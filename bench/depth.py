@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Iterable, Sequence
+from copy import deepcopy
 from pathlib import Path
 
 import torch
@@ -21,8 +22,8 @@ from moises_light.training.mixing import MixtureDataset
 
 @torch.no_grad()
 def loss(model: MoisesLight, examples: Iterable[tuple[torch.Tensor, torch.Tensor]]) -> float:
-    """Mean of the loss `bands` over the examples, in `eval`."""
-    objective = Objective(model.eval(), "bands", bf16=False)
+    """Mean of the loss `bands` over the examples."""
+    objective = Objective(model, "bands", bf16=False)
     values = [objective(m[None], s[None]).mean() for m, s in examples]
     return float(torch.stack(values).mean())
 
@@ -30,12 +31,11 @@ def loss(model: MoisesLight, examples: Iterable[tuple[torch.Tensor, torch.Tensor
 @torch.no_grad()
 def without(model: MoisesLight, block: int) -> MoisesLight:
     """A copy of the network in which the transformers of that block add nothing."""
-    copy = MoisesLight(**model.config)
-    copy.load_state_dict(model.state_dict())
-    for name in copy.depth_gains():
+    less = deepcopy(model)
+    for name in less.depth_gains():
         if name.startswith(f"bottleneck.rope_blocks.{block}."):
-            copy.get_parameter(name).zero_()
-    return copy
+            less.get_parameter(name).zero_()
+    return less
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
