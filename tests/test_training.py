@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -20,7 +21,7 @@ from moises_light import MoisesLight, weights
 from moises_light.config import SOURCES, Config
 from moises_light.separation import Separator
 from moises_light.training import cli as training_cli
-from moises_light.training import evaluate, loop, release
+from moises_light.training import evaluate, loop, prune, release
 from moises_light.training.config import TrainConfig
 from moises_light.training.losses import (
     Objective,
@@ -431,19 +432,25 @@ def test_evaluation_without_songs_says_so(tmp_path: Path) -> None:
         list(evaluate.song_folders(tmp_path / "nothing"))
 
 
+SCORED = {
+    "notes": "It is a start.",
+    "sdr": {"validation": {"vocals": 3.5}, "rendered": {"vocals": 2.9}},
+    "mixture_sdr": {"validation": {"vocals": -4.1}, "rendered": {"vocals": -5.2}},
+    "at_silence": {"validation": {"vocals": -17.3}, "rendered": {}},
+    "hours": {"vocals": 4.0},
+    "licences": ["CC0-1.0"],
+}
+"""What `make_card` adds to the card of a run."""
+
+
 def test_the_card_has_both_floors_and_the_checkpoint_before() -> None:
     card = {
+        **SCORED,
         "steps": 575,
         "seconds": 2520,
         "seed": 0,
         "commit": "abc",
-        "notes": "It is a start.",
         "run": json.loads(TrainConfig().to_json()),
-        "sdr": {"validation": {"vocals": 3.5}, "rendered": {"vocals": 2.9}},
-        "mixture_sdr": {"validation": {"vocals": -4.1}, "rendered": {"vocals": -5.2}},
-        "at_silence": {"validation": {"vocals": -17.3}, "rendered": {}},
-        "hours": {"vocals": 4.0},
-        "licences": ["CC0-1.0"],
     }
     text = release.card_text("paper_small", card, {"sdr": {"validation": {"vocals": 1.25}}})
     assert "| vocals | 3.50 | 0 | -4.10 | 1.25 | -17.30 |" in text
@@ -461,11 +468,56 @@ def test_the_card_names_the_runs_before(tmp_path: Path) -> None:
         start = str(paths[-1])
     card = weights.load(paths[-1]).metadata["card"]
     assert [earlier["steps"] for earlier in release.earlier_runs(card)] == [2, 1]
-    # what started from a released card needs no file of the runs before that
-    released = tmp_path / "released.safetensors"
-    metadata = {"card": {**card, "earlier_runs": release.earlier_runs(card)}}
-    weights.save(weights.load_pretrained(paths[-1]), released, metadata)
-    for path in paths:
+    # the files of the runs before need not be there, nor be what they were
+    for path in paths[:-1]:
         path.unlink()
-    after = {"run": {"start": str(released)}}
+    assert [earlier["steps"] for earlier in release.earlier_runs(card)] == [2, 1]
+    after = {"run": {"start": str(paths[-1])}}
     assert [earlier["steps"] for earlier in release.earlier_runs(after)] == [2, 1, 1]
+    text = release.card_text("paper_small", {**SCORED, **card}, None)
+    assert [f", {steps} steps" in text for steps in (1, 2, 3)] == [True, True, False]
+
+
+@pytest.mark.usefixtures("tiny_preset")
+def test_a_start_may_be_replaced_while_a_run_goes_on(tmp_path: Path) -> None:
+    first = run(TrainConfig(frames=16, batch_size=2, steps=2, bf16=False), tmp_path / "first")
+    config = TrainConfig(frames=16, batch_size=2, steps=3, bf16=False, start=str(first))
+
+    class Stop(Exception):
+        pass
+
+    def stop(row: dict[str, float]) -> None:
+        raise Stop
+
+    with pytest.raises(Stop):
+        run(config, tmp_path / "second", log_steps=1, on_log=stop)
+    weights.save(MoisesLight(**TINY), first, {})
+    second = run(config, tmp_path / "second", log_steps=1)
+    card = weights.load(second).metadata["card"]
+    assert [earlier["steps"] for earlier in release.earlier_runs(card)] == [2]
+
+
+@pytest.mark.usefixtures("tiny_preset")
+def test_a_pruned_start_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    first = run(TrainConfig(frames=16, batch_size=2, steps=2, bf16=False), tmp_path / "first")
+    monkeypatch.setattr(
+        prune, "MixtureDataset", lambda folder, split, length, seed: Tones(length, seed)
+    )
+    narrow = tmp_path / "narrow.safetensors"
+    told = [str(first), str(narrow), "--features", "4", "--batches", "1", "--batch-size", "2"]
+    assert prune.main(told) == 0
+    assert weights.load(narrow).config.G == 4
+    config = TrainConfig(frames=16, batch_size=2, steps=1, bf16=False, start=str(narrow))
+    card = weights.load(run(config, tmp_path / "second")).metadata["card"]
+    text = release.card_text("paper_small", {**SCORED, **card}, None)
+    assert re.search("first `paper_small`, 2 steps .*; then pruned to `G=4`\n", text)
+
+
+@pytest.mark.usefixtures("tiny_preset")
+def test_weights_of_unknown_training_are_told(tmp_path: Path) -> None:
+    start = tmp_path / "start.safetensors"
+    weights.save(MoisesLight(**TINY), start, {})
+    config = TrainConfig(frames=16, batch_size=2, steps=1, bf16=False, start=str(start))
+    card = weights.load(run(config, tmp_path / "run")).metadata["card"]
+    text = release.card_text("paper_small", {**SCORED, **card}, None)
+    assert "- first weights of which no card tells how they were trained\n" in text

@@ -23,6 +23,7 @@ from moises_light.config import SOURCES, get_config
 from moises_light.model import MoisesLight
 from moises_light.training.config import TrainConfig
 from moises_light.training.grow import grow
+from moises_light.training.history import runs_within
 from moises_light.training.losses import Objective
 from moises_light.training.mixing import MixtureDataset
 
@@ -110,7 +111,7 @@ def train(
     optimizer = torch.optim.AdamW(
         _groups(model, config.weight_decay), lr=config.lr, betas=(0.9, 0.98), fused=True
     )
-    step, seconds = _resume(folder, config, model, average, optimizer)
+    step, seconds, earlier = _resume(folder, config, model, average, optimizer)
     objective = Objective(model, config.loss, config.bf16, config.absent)
     wrapped = DistributedDataParallel(objective) if world > 1 else objective
     loader = DataLoader(
@@ -122,7 +123,7 @@ def train(
         pin_memory=device == "cuda",
     )
     batches = iter(loader)
-    state = _State(folder, config, model, average, optimizer, device, commit)
+    state = _State(folder, config, model, average, optimizer, device, commit, earlier)
     if rank == 0:
         state.describe()
     summary = _Summary(len(model.sources))
@@ -237,9 +238,11 @@ class _State:
         optimizer: torch.optim.Optimizer,
         device: str,
         commit: str,
+        earlier_runs: list[dict[str, Any]],
     ):
         self.folder, self.config, self.commit, self.device = folder, config, commit, device
         self.model, self.average, self.optimizer = model, average, optimizer
+        self.earlier_runs = earlier_runs
 
     def describe(self) -> None:
         self.folder.mkdir(parents=True, exist_ok=True)
@@ -254,6 +257,7 @@ class _State:
             "step": str(step),
             "seconds": str(seconds),
             "config": self.config.to_json(),
+            "earlier_runs": json.dumps(self.earlier_runs),
         }
         weights.write_tensors(self.folder / STATE, tensors, header)
 
@@ -267,6 +271,7 @@ class _State:
             "seed": self.config.seed,
             "commit": self.commit,
             "run": json.loads(self.config.to_json()),
+            "earlier_runs": self.earlier_runs,
         }
         is_preset = not self.config.sources
         metadata = {"preset": self.config.preset, "card": card} if is_preset else {"card": card}
@@ -313,11 +318,16 @@ def _resume(
     model: MoisesLight,
     average: AveragedModel,
     optimizer: torch.optim.Optimizer,
-) -> tuple[int, float]:
-    """Load the last saved state into what is given. Returns the step and the seconds spent."""
+) -> tuple[int, float, list[dict[str, Any]]]:
+    """Load the last saved state into what is given.
+
+    Returns:
+        the step, the seconds spent, and the runs whose weights this one started from: looked up
+        once, for the file that it started from may be replaced while it goes on.
+    """
     path = folder / STATE
     if not path.is_file():
-        return 0, 0.0
+        return 0, 0.0, runs_within(config.start)
     tensors, header = weights.read_tensors(path)
     _same_run(TrainConfig.from_json(header["config"]), config, folder)
 
@@ -338,7 +348,9 @@ def _resume(
         )
     optimizer.load_state_dict(saved)
     _log.info("resumed %s at step %s", folder, header["step"])
-    return int(header["step"]), float(header["seconds"])
+    told = header.get("earlier_runs")
+    earlier = json.loads(told) if told is not None else runs_within(config.start)
+    return int(header["step"]), float(header["seconds"]), earlier
 
 
 def _same_run(saved: TrainConfig, config: TrainConfig, folder: Path) -> None:

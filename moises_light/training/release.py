@@ -22,6 +22,7 @@ from moises_light.model import MoisesLight
 from moises_light.separation import Separator
 from moises_light.training import evaluate
 from moises_light.training.corpus import Corpus, hours, read_licences
+from moises_light.training.history import earlier_runs
 
 SETS = {
     "validation": "whole songs that no training has seen",
@@ -42,22 +43,6 @@ def score(model: MoisesLight, validation: Path, corpus: Path, segment: float) ->
         name: evaluate.summary(evaluate.evaluate(of_set, separator))
         for name, of_set in tracks.items()
     }
-
-
-def earlier_runs(card: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """The runs whose weights a run started from, oldest first: preset, steps, seconds and config.
-
-    Raises:
-        ValueError: if the weights it started from are gone, for then nobody could tell.
-    """
-    start = card["run"]["start"]
-    if not start:
-        return []
-    before = weights.load(start).metadata["card"]
-    own = {key: before[key] for key in ("steps", "examples", "seconds", "seed", "commit", "run")}
-    # a released card tells its own past, whose files need not be here
-    past = before["earlier_runs"] if "earlier_runs" in before else earlier_runs(before)
-    return [*past, own]
 
 
 def make_card(card: Mapping[str, Any], scores: Scores, corpus: Path, notes: str) -> dict[str, Any]:
@@ -132,12 +117,15 @@ def card_text(preset: str, card: Mapping[str, Any], previous: Mapping[str, Any] 
 
 
 def _run_text(card: Mapping[str, Any]) -> str:
+    if "run" not in card:
+        return "weights of which no card tells how they were trained"
     run = card["run"]
     return (
         f"`{run['preset']}`, {card['steps']:,} steps of {run['batch_size']} examples of "
         f"{run['frames']} frames, {card['seconds'] / 3600:.1f} hours; loss `{run['loss']}` (absent "
         f"sources weigh {run['absent']:g}), AdamW with a peak of {run['lr']:g}, moving average "
         f"{run['ema']:g}, seed {run['seed']}, commit `{card['commit']}`"
+        + (f"; then pruned to `G={card['pruned']}`" if "pruned" in card else "")
     )
 
 

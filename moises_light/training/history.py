@@ -1,0 +1,37 @@
+"""What the weights of a run had learnt before it began."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from moises_light import weights
+
+KEPT = ("steps", "examples", "seconds", "seed", "commit", "run", "pruned")
+"""What is told of an earlier run, where its card has it."""
+
+
+def earlier_runs(card: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The runs whose weights the run of that card went on from, oldest first.
+
+    A card that tells its past is believed; else its start is looked up, and that one's, and so on.
+    Weights whose card tells nothing are there as a run of which nothing is told.
+
+    Raises:
+        ValueError: if the weights that it started from are gone, for then nobody could tell.
+    """
+    if "earlier_runs" in card:
+        return list(card["earlier_runs"])
+    return runs_within(card["run"]["start"]) if "run" in card else []
+
+
+def runs_within(start: str) -> list[dict[str, Any]]:
+    """The runs that made the weights of a file, oldest first; none where there is no file's name.
+
+    Raises:
+        ValueError: if it cannot be read.
+    """
+    if not start:
+        return []
+    card = weights.load(start).metadata["card"]
+    return [*earlier_runs(card), {key: card[key] for key in KEPT if key in card}]

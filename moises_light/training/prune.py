@@ -1,0 +1,243 @@
+"""Start a narrower network from a wider one's weights: the least useful features go.
+
+    python -m moises_light.training.prune checkpoints/fullband_small_wide.safetensors \\
+        pruned.safetensors --features 36 --corpus corpus
+
+writes weights that a run with `--start pruned.safetensors` goes on from, and has to: what is left
+was never trained to do without what is gone.
+
+How much a feature is worth is told by the first-order change of the loss where it is silenced: with
+the scale `g` and the shift `b` of its batch norm, `g dL/dg + b dL/db` (Molchanov et al., arXiv
+1906.10771, eq. 8, for a gate behind the norm). Bands keep their own best features, equally many.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+
+from moises_light import weights
+from moises_light.model import (
+    Attention,
+    FeedForward,
+    GroupConv,
+    MoisesLight,
+    RMSNorm,
+    TimeDistributedFrequency,
+    TimeDown,
+    TimeUp,
+)
+from moises_light.training.history import earlier_runs
+from moises_light.training.losses import Objective
+from moises_light.training.mixing import MixtureDataset
+
+EDGE = ""
+"""Name of the spaces that no pruning touches: the spectrum and the masks."""
+
+STREAM = "stream"
+"""Name of the space that the transformers read and write."""
+
+
+def spaces(model: MoisesLight) -> Iterator[tuple[str, str, str]]:
+    """Every layer by name, with the feature spaces that it reads and writes.
+
+    Layers whose outputs are added or multiplied write one space, so it has one choice of features.
+    """
+    c = model.config
+    yield "first_conv", EDGE, "enter.0"
+    for i in range(c.n_enc):
+        yield from _block(f"encoder_blocks.{i}", f"enter.{i}", f"leave.{i}", c.n_split_enc)
+        yield f"ds.{i}", f"leave.{i}", f"enter.{i + 1}"
+    yield from _block("bottleneck.split_merge", f"enter.{c.n_enc}", STREAM, c.n_split_enc)
+    at = STREAM
+    for k, stage in enumerate(reversed(range(c.n_enc))):
+        heavy = k < c.n_dec
+        up = f"dec_heavy_us.{k}" if heavy else f"dec_light_us.{k - c.n_dec}"
+        yield up, at, f"leave.{stage}"
+        at = f"leave.{stage}"
+        if heavy:
+            yield from _block(f"dec_heavy_blocks.{k}", at, f"decoded.{stage}", c.n_split_dec)
+            at = f"decoded.{stage}"
+    yield "final_conv", at, EDGE
+
+
+def _block(name: str, enter: str, leave: str, n_split: int) -> Iterator[tuple[str, str, str]]:
+    """The layers of a split-and-merge block."""
+    yield f"{name}.res", enter, leave
+    at = enter
+    for i in range(n_split):
+        yield f"{name}.split1.{i}", at, f"{name}.split1.{i}"
+        at = f"{name}.split1.{i}"
+    yield f"{name}.tdf", at, at
+    for i in range(n_split):
+        to = leave if i == n_split - 1 else f"{name}.split2.{i}"
+        yield f"{name}.split2.{i}", at, to
+        at = to
+
+
+def _norms(layer: nn.Module) -> list[nn.BatchNorm2d]:
+    return [m for m in layer.modules() if isinstance(m, nn.BatchNorm2d)]
+
+
+def importance(
+    model: MoisesLight,
+    batches: Iterable[tuple[Tensor, Tensor]],
+    loss: str = "bands",
+    bf16: bool = True,
+) -> dict[str, Tensor]:
+    """What each feature of each space is worth, `[D]`, comparable within a space.
+
+    Args:
+        model: it is left as it came, but for its gradients.
+        batches: mixture `[B, C, L]` and sources `[B, S, C, L]`.
+        loss: see `Objective`.
+        bf16: see `Objective`.
+    """
+    was_training = model.training
+    before = {key: x.clone() for key, x in model.state_dict().items()}
+    objective = Objective(model.train(), loss, bf16)
+    worth: dict[str, Tensor] = {}
+    for mixture, sources in batches:
+        model.zero_grad()
+        objective(mixture, sources).mean().backward()
+        for name, _, space in spaces(model):
+            for norm in _norms(model.get_submodule(name)) if space else ():
+                assert norm.weight.grad is not None
+                assert norm.bias.grad is not None
+                change = norm.weight * norm.weight.grad + norm.bias * norm.bias.grad
+                worth[space] = worth.get(space, 0) + change.detach().square()
+    model.zero_grad()
+    model.load_state_dict(before)
+    model.train(was_training)
+    return worth
+
+
+@torch.no_grad()
+def prune(model: MoisesLight, features: int, worth: Mapping[str, Tensor]) -> MoisesLight:
+    """The network with `G=features` that keeps the most useful features of each band.
+
+    Args:
+        model: the wider network.
+        features: `G` of the narrower one.
+        worth: of each space's features, see `importance`.
+
+    Raises:
+        ValueError: if `features` is not smaller or does not share out among the bands.
+    """
+    if features >= model.config.G:
+        raise ValueError(f"G={features} is not less than G={model.config.G}; choose a smaller one")
+    result = MoisesLight(**{**model.config, "G": features})
+    n_bands = model.config.n_bands
+    kept = {
+        space: _best(value, len(value) // model.config.G * features, n_bands)
+        for space, value in worth.items()
+    }
+    modules = dict(result.named_modules())
+    for name, reads, writes in spaces(model):
+        _keep(model.get_submodule(name), modules[name], kept.get(reads), kept.get(writes), n_bands)
+    for name, old in model.named_modules():
+        _keep_stream(old, modules[name], kept[STREAM])
+    result.source_head.load_state_dict(model.source_head.state_dict())
+    return result.train(model.training)
+
+
+def _best(worth: Tensor, n: int, n_bands: int) -> Tensor:
+    """Numbers of the `n` features to keep, equally many of each band, in order: `[n]`."""
+    by_band = worth.unflatten(0, (n_bands, -1))
+    best = by_band.topk(n // n_bands, dim=1).indices.sort(dim=1).values
+    return (best + torch.arange(n_bands)[:, None] * by_band.shape[1]).flatten()
+
+
+def _keep(
+    old: nn.Module, new: nn.Module, reads: Tensor | None, writes: Tensor | None, n_bands: int
+) -> None:
+    """Copy what a layer keeps: the features that it reads and writes, all where `None`."""
+    if isinstance(old, GroupConv):
+        _grouped(old.conv, cast(GroupConv, new).conv, reads, writes, n_bands)
+    elif isinstance(old, TimeDistributedFrequency):
+        for fc in ("fc1", "fc2"):
+            new.get_submodule(fc).load_state_dict(old.get_submodule(fc).state_dict())
+    elif isinstance(old, TimeDown | TimeUp):
+        assert reads is not None
+        assert writes is not None
+        into = cast(TimeDown | TimeUp, new)
+        first, second = (writes, reads) if isinstance(old, TimeDown) else (reads, writes)
+        into.conv.weight.copy_(old.conv.weight[first][:, second])
+        cast(Tensor, into.conv.bias).copy_(cast(Tensor, old.conv.bias)[writes])
+    for a, b in zip(_norms(old), _norms(new), strict=True):
+        for key in ("weight", "bias", "running_mean", "running_var"):
+            getattr(b, key).copy_(_take(getattr(a, key), writes))
+
+
+def _grouped(
+    old: nn.Conv2d, new: nn.Conv2d, reads: Tensor | None, writes: Tensor | None, n_bands: int
+) -> None:
+    weight = _take(old.weight, writes)
+    if reads is not None:  # a band's features are numbered from its first one
+        local = reads.unflatten(0, (n_bands, -1)) % old.weight.shape[1]
+        bands = weight.unflatten(0, (n_bands, -1))
+        weight = torch.cat([band[:, own] for band, own in zip(bands, local, strict=True)])
+    new.weight.copy_(weight)
+    cast(Tensor, new.bias).copy_(_take(cast(Tensor, old.bias), writes))
+
+
+def _take(x: Tensor, kept: Tensor | None) -> Tensor:
+    return x if kept is None else x[kept]
+
+
+def _keep_stream(old: nn.Module, new: Any, kept: Tensor) -> None:
+    """Copy what a part of a transformer keeps of the features that pass it."""
+    if isinstance(old, RMSNorm):
+        new.gamma.copy_(old.gamma[kept])
+    elif isinstance(old, Attention):
+        new.to_qkv.weight.copy_(old.to_qkv.weight[:, kept])
+        new.to_gates.weight.copy_(old.to_gates.weight[:, kept])
+        new.to_gates.bias.copy_(old.to_gates.bias)
+        new.to_out[0].weight.copy_(cast(nn.Linear, old.to_out[0]).weight[kept])
+    elif isinstance(old, FeedForward):
+        inner, outer = cast(nn.Linear, old.net["1"]), cast(nn.Linear, old.net["4"])
+        heard = inner.weight[:, kept] * cast(RMSNorm, old.net["0"]).gamma[kept]
+        strength = heard.norm(dim=1) * outer.weight[kept].norm(dim=0)
+        units = strength.topk(len(new.net["1"].weight)).indices.sort().values
+        new.net["1"].weight.copy_(inner.weight[units][:, kept])
+        new.net["1"].bias.copy_(inner.bias[units])
+        new.net["4"].weight.copy_(outer.weight[kept][:, units])
+        new.net["4"].bias.copy_(outer.bias[kept])
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="python -m moises_light.training.prune")
+    parser.add_argument("weights", type=Path, help=".safetensors file of the wider network")
+    parser.add_argument("out", type=Path, help=".safetensors file to write")
+    parser.add_argument("--features", type=int, required=True, help="G of the narrower network")
+    parser.add_argument("--corpus", type=Path, default=Path("corpus"))
+    parser.add_argument("--batches", type=int, default=16, help="of examples of two seconds")
+    parser.add_argument("--batch-size", type=int, default=4)
+    args = parser.parse_args(arguments)
+    found = weights.load(args.weights)
+    model = weights.load_pretrained(args.weights)
+    frames = 88
+    dataset = MixtureDataset(args.corpus, "train", (frames - 1) * model.config.hop_size, seed=0)
+    worth = importance(model, _batches(dataset, args.batches, args.batch_size))
+    old = found.metadata["card"]
+    card = {**old, "earlier_runs": earlier_runs(old), "pruned": args.features}
+    weights.save(prune(model, args.features, worth), args.out, {"card": card}, torch.float16)
+    print(args.out)
+    return 0
+
+
+def _batches(
+    dataset: MixtureDataset, number: int, batch_size: int
+) -> Iterator[tuple[Tensor, Tensor]]:
+    for batch in range(number):
+        drawn = [dataset.draw(batch * batch_size + i) for i in range(batch_size)]
+        yield torch.stack([m for m, _ in drawn]), torch.stack([s for _, s in drawn])
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,139 @@
+"""A narrower network that starts from a wider one's weights."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from moises_light.config import Config, configs
+from moises_light.model import MoisesLight
+from moises_light.training.prune import importance, prune, spaces
+
+SMALL: dict[str, Any] = dict(
+    Config(
+        n_fft=256,
+        win_size=256,
+        hop_size=64,
+        freq_dim=64,
+        n_bands=2,
+        G=8,
+        n_rope=0,
+        heads=2,
+        dim_head=8,
+    )
+)
+
+
+def make(**changes: Any) -> MoisesLight:
+    torch.manual_seed(len(changes))
+    model = MoisesLight(**{**SMALL, **changes})
+    for p in model.parameters():  # so that biases, gains and zero-started layers take part
+        if p.requires_grad:
+            p.data += 0.05 * torch.randn_like(p)
+    return model.eval()
+
+
+def spectrum() -> torch.Tensor:
+    return torch.randn(2, 2, 16, SMALL["freq_dim"], 2, generator=torch.manual_seed(0))
+
+
+def batches() -> list[tuple[torch.Tensor, torch.Tensor]]:
+    sources = 0.1 * torch.randn(2, 4, 2, 15 * 64, generator=torch.manual_seed(1))
+    return [(sources.sum(1), sources)]
+
+
+@torch.no_grad()
+def silence(model: MoisesLight, share: float) -> None:
+    """Make some features of every space zero, others in each band."""
+    generator = torch.Generator().manual_seed(2)
+    silent: dict[str, torch.Tensor] = {}
+    for name, _, space in spaces(model):
+        for norm in model.get_submodule(name).modules() if space else ():
+            if isinstance(norm, nn.BatchNorm2d):
+                width = norm.num_features // model.config.n_bands
+                if space not in silent:
+                    order = torch.rand(model.config.n_bands, width, generator=generator).argsort(1)
+                    silent[space] = (order < round(share * width)).flatten()
+                norm.weight[silent[space]] = 0
+                norm.bias[silent[space]] = 0
+
+
+def test_features_that_are_silent_go_first() -> None:
+    model = make()
+    silence(model, 0.25)
+    before = {key: x.clone() for key, x in model.state_dict().items()}
+    worth = importance(model, batches(), bf16=False)
+    for key, x in model.state_dict().items():
+        assert torch.equal(x, before[key]), key
+    assert not model.training
+    narrow = prune(model, 6, worth)
+    assert narrow.config.G == 6
+    assert not narrow.training
+    for train in (False, True):
+        with torch.no_grad():
+            wanted, kept = (m.train(train).estimate_masks(spectrum()) for m in (model, narrow))
+        torch.testing.assert_close(kept, wanted, rtol=1e-4, atol=1e-5)
+
+
+def test_the_least_useful_are_missed_least() -> None:
+    model = make(n_rope=2)
+    silence(model, 0.25)
+    worth = importance(model, batches(), bf16=False)
+    opposite = {space: -value for space, value in worth.items()}
+    with torch.no_grad():
+        wanted, best, worst = (
+            masks - masks.mean((0, 3, 4), keepdim=True)  # what follows the input
+            for m in (model, prune(model, 6, worth), prune(model, 6, opposite))
+            for masks in [m.estimate_masks(spectrum())]
+        )
+    near = torch.corrcoef(torch.stack([wanted.flatten(), best.flatten(), worst.flatten()]))[0]
+    assert near[1] > 0.95
+    assert 1 - near[1] < (1 - near[2]) / 10
+
+
+def test_every_layer_has_its_place() -> None:
+    model = make(n_rope=1)
+    named = [name for name, *_ in spaces(model)]
+    assert len(set(named)) == len(named)
+    parts = ("rope_blocks", "source_head")
+    told = {
+        name
+        for name, p in model.named_parameters()
+        if p.requires_grad and not any(part in name for part in parts)
+    }
+    reached = {
+        f"{name}.{key}" for name in named for key, _ in model.get_submodule(name).named_parameters()
+    }
+    assert reached == told
+
+
+def test_pruned_weights_learn() -> None:
+    model = make(n_rope=1)
+    narrow = prune(model, 4, importance(model, batches(), bf16=False)).train()
+    narrow.estimate_masks(spectrum()).square().mean().backward()
+    for name, p in narrow.named_parameters():
+        if p.requires_grad and p.ndim > 1:
+            assert p.grad is not None
+            assert p.grad.abs().max() > 0, name
+
+
+def test_a_preset_becomes_another() -> None:
+    wide = MoisesLight(**configs["fullband_small_wide"])
+    worth = {
+        space: torch.rand(norm.num_features)
+        for name, _, space in spaces(wide)
+        if space
+        for norm in wide.get_submodule(name).modules()
+        if isinstance(norm, nn.BatchNorm2d)
+    }
+    assert prune(wide, 36, worth).config == configs["fullband_small"]
+
+
+@pytest.mark.parametrize(("features", "told"), [(8, "G=8 is not less than G=8"), (5, "divisible")])
+def test_what_cannot_be_pruned(features: int, told: str) -> None:
+    model = make()
+    with pytest.raises(ValueError, match=told):
+        prune(model, features, importance(model, batches(), bf16=False))
