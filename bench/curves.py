@@ -1,8 +1,9 @@
 """Learning curves: `python -m bench.curves OUT.html runs/a runs/b`.
 
 A panel for each source and one for their mean, a line for each run, over the audio that it has
-heard, so that runs of other lengths and batches compare. Runs that continue one another (each
-`start` names a file in the folder of the one before) are drawn as one.
+heard, so that runs of other lengths and batches compare. Runs that continue one another are drawn
+as one: where `start` names a file in the folder of a run before, or a checkpoint of a preset, whose
+last run before it is then meant.
 """
 
 from __future__ import annotations
@@ -68,9 +69,10 @@ def heard_before(runs: list[Run]) -> list[float]:
     spent: dict[str, float] = {}
     begins = []
     for run in runs:
-        begin = spent.get(Path(run.config.start).parent.name, 0.0) if run.config.start else 0.0
+        start = Path(run.config.start)
+        begin = spent.get(start.parent.name, spent.get(start.stem, 0.0))
         begins.append(begin)
-        spent[run.name] = begin + float(run.hours[-1])
+        spent[run.name] = spent[run.config.preset] = begin + float(run.hours[-1])
     return begins
 
 

@@ -34,6 +34,20 @@ def test_runs_that_continue_one_another_follow_one_another(tmp_path: Path) -> No
     assert list(last.x) == pytest.approx([160 * hour])
 
 
+def test_a_checkpoint_continues_the_last_run_of_its_preset(tmp_path: Path) -> None:
+    released = TrainConfig(batch_size=4, start="checkpoints/paper_small.safetensors")
+    folders = [
+        write_run(tmp_path / "a", TrainConfig(batch_size=4), [10]),
+        write_run(tmp_path / "b", TrainConfig(batch_size=4), [20]),
+        write_run(tmp_path / "c", released, [10]),
+        write_run(tmp_path / "d", released, [10]),
+        write_run(tmp_path / "e", TrainConfig(batch_size=4, preset="paper_large"), [10]),
+    ]
+    hour = 63 * 1024 / 44100 / 3600
+    begins = heard_before([read_run(folder) for folder in folders])
+    assert begins == pytest.approx([0, 0, 80 * hour, 120 * hour, 0])
+
+
 def test_steps_that_were_done_twice_count_once(tmp_path: Path) -> None:
     folder = write_run(tmp_path / "a", TrainConfig(), [10, 20, 30, 20, 30, 40])
     assert [row["step"] for row in read_run(folder).rows] == [10, 20, 30, 40]
