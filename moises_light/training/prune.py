@@ -8,7 +8,7 @@ was never trained to do without what is gone.
 
 How much a feature is worth is told by the first-order change of the loss where it is silenced: with
 the scale `g` and the shift `b` of its batch norm, `g dL/dg + b dL/db` (Molchanov et al., arXiv
-1906.10771, eq. 8, for a gate behind the norm). Bands keep their own best features, equally many.
+1906.10771, sec. 3, for a gate behind the norm). Bands keep their own best features, equally many.
 """
 
 from __future__ import annotations
