@@ -2,38 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import pytest
 import torch
 from torch import nn
+from two_bands import SMALL, make
 
-from moises_light.config import Config, configs
+from moises_light.config import configs
 from moises_light.model import MoisesLight
 from moises_light.training.prune import importance, prune, spaces
-
-SMALL: dict[str, Any] = dict(
-    Config(
-        n_fft=256,
-        win_size=256,
-        hop_size=64,
-        freq_dim=64,
-        n_bands=2,
-        G=8,
-        n_rope=0,
-        heads=2,
-        dim_head=8,
-    )
-)
-
-
-def make(**changes: Any) -> MoisesLight:
-    torch.manual_seed(len(changes))
-    model = MoisesLight(**{**SMALL, **changes})
-    for p in model.parameters():  # so that biases, gains and zero-started layers take part
-        if p.requires_grad:
-            p.data += 0.05 * torch.randn_like(p)
-    return model.eval()
 
 
 def spectrum() -> torch.Tensor:
@@ -62,7 +38,7 @@ def silence(model: MoisesLight, share: float) -> None:
 
 
 def test_features_that_are_silent_go_first() -> None:
-    model = make()
+    model = make().eval()
     silence(model, 0.25)
     before = {key: x.clone() for key, x in model.state_dict().items()}
     worth = importance(model, batches(), bf16=False)
@@ -79,7 +55,7 @@ def test_features_that_are_silent_go_first() -> None:
 
 
 def test_the_least_useful_are_missed_least() -> None:
-    model = make(n_rope=2)
+    model = make(n_rope=2).eval()
     silence(model, 0.25)
     worth = importance(model, batches(), bf16=False)
     opposite = {space: -value for space, value in worth.items()}
@@ -95,7 +71,7 @@ def test_the_least_useful_are_missed_least() -> None:
 
 
 def test_every_layer_has_its_place() -> None:
-    model = make(n_rope=1)
+    model = make(n_rope=1).eval()
     named = [name for name, *_ in spaces(model)]
     assert len(set(named)) == len(named)
     parts = ("rope_blocks", "source_head")
@@ -111,7 +87,7 @@ def test_every_layer_has_its_place() -> None:
 
 
 def test_pruned_weights_learn() -> None:
-    model = make(n_rope=1)
+    model = make(n_rope=1).eval()
     narrow = prune(model, 4, importance(model, batches(), bf16=False)).train()
     narrow.estimate_masks(spectrum()).square().mean().backward()
     for name, p in narrow.named_parameters():
@@ -134,6 +110,6 @@ def test_a_preset_becomes_another() -> None:
 
 @pytest.mark.parametrize(("features", "told"), [(8, "G=8 is not less than G=8"), (5, "divisible")])
 def test_what_cannot_be_pruned(features: int, told: str) -> None:
-    model = make()
+    model = make().eval()
     with pytest.raises(ValueError, match=told):
         prune(model, features, importance(model, batches(), bf16=False))

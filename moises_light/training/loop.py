@@ -19,13 +19,13 @@ from torch.optim.swa_utils import AveragedModel
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from moises_light import weights
-from moises_light.config import SOURCES, get_config
+from moises_light.config import get_config
 from moises_light.model import MoisesLight
 from moises_light.training.config import TrainConfig
 from moises_light.training.grow import grow
 from moises_light.training.history import runs_within
 from moises_light.training.losses import Objective
-from moises_light.training.mixing import MixtureDataset
+from moises_light.training.mixing import MixtureDataset, draw_batch, select
 
 CALIBRATION_BATCHES = 24
 """Batches from which the batch norms of the averaged weights are estimated anew."""
@@ -140,7 +140,7 @@ def train(
                 summary.wait(time.monotonic() - waited)
                 whole = part == config.accumulate - 1 or world == 1
                 with nullcontext() if whole else wrapped.no_sync():  # type: ignore[operator]
-                    losses = wrapped(mixture, _select(sources, model.sources))
+                    losses = wrapped(mixture, select(sources, model.sources))
                     (losses.mean() / config.accumulate).backward()
                 summary.add(losses.detach())
             norm = nn.utils.clip_grad_norm_(model.parameters(), config.clip)
@@ -217,13 +217,6 @@ def _moving_average(decay: float) -> Callable[..., None]:
         torch._foreach_lerp_(averages, values, 1 - keep)
 
     return update
-
-
-def _select(sources: Tensor, names: tuple[str, ...]) -> Tensor:
-    """Sources that the network separates, out of all that the corpus has. `[B, S, C, L]`."""
-    if names == SOURCES:
-        return sources
-    return sources[:, [SOURCES.index(name) for name in names]]
 
 
 class _State:
@@ -303,10 +296,8 @@ def averaged_model(
             numbers = range(
                 first + batch * config.batch_size, first + (batch + 1) * config.batch_size
             )
-            drawn = [dataset.draw(number) for number in numbers]
-            mixture = torch.stack([m for m, _ in drawn]).to(device)
-            sources = torch.stack([s for _, s in drawn]).to(device)
-            objective(mixture, _select(sources, result.sources))
+            mixture, sources = draw_batch(dataset, numbers, result.sources)
+            objective(mixture.to(device), sources.to(device))
     for norm in norms:
         norm.momentum = 0.1
     return result.eval()

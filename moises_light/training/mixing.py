@@ -7,6 +7,7 @@ out, and what remains is added up. The mixture is that sum, exactly.
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -307,3 +308,23 @@ class MixtureDataset:
         if rng.random() < 0.5:
             piece = -piece
         return piece
+
+
+def draw_batch(
+    dataset: MixtureDataset, numbers: Iterable[int], names: Sequence[str] = SOURCES
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """The examples of these numbers as a batch.
+
+    Shape:
+        mixtures `[B, C, l]`, sources `[B, S, C, l]`, those of `names`.
+    """
+    drawn = [dataset.draw(number) for number in numbers]
+    mixtures, sources = (torch.stack(tensors) for tensors in zip(*drawn, strict=True))
+    return mixtures, select(sources, names)
+
+
+def select(sources: torch.Tensor, names: Sequence[str]) -> torch.Tensor:
+    """Sources that a network separates, out of all that the corpus has. `[B, S, C, l]`."""
+    if tuple(names) == SOURCES:
+        return sources
+    return sources[:, [SOURCES.index(name) for name in names]]

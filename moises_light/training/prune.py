@@ -15,6 +15,8 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from copy import deepcopy
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -22,6 +24,7 @@ import torch
 from torch import Tensor, nn
 
 from moises_light import weights
+from moises_light.config import Config
 from moises_light.model import (
     Attention,
     FeedForward,
@@ -32,9 +35,10 @@ from moises_light.model import (
     TimeDown,
     TimeUp,
 )
+from moises_light.training.config import TrainConfig
 from moises_light.training.history import earlier_runs
 from moises_light.training.losses import Objective
-from moises_light.training.mixing import MixtureDataset
+from moises_light.training.mixing import MixtureDataset, draw_batch
 
 EDGE = ""
 """Name of the spaces that no pruning touches: the spectrum and the masks."""
@@ -85,22 +89,17 @@ def _norms(layer: nn.Module) -> list[nn.BatchNorm2d]:
 
 
 def importance(
-    model: MoisesLight,
-    batches: Iterable[tuple[Tensor, Tensor]],
-    loss: str = "bands",
-    bf16: bool = True,
+    model: MoisesLight, batches: Iterable[tuple[Tensor, Tensor]], bf16: bool = True
 ) -> dict[str, Tensor]:
     """What each feature of each space is worth, `[D]`, comparable within a space.
 
     Args:
-        model: it is left as it came, but for its gradients.
-        batches: mixture `[B, C, L]` and sources `[B, S, C, L]`.
-        loss: see `Objective`.
-        bf16: see `Objective`.
+        model: it stays as it is.
+        batches: mixture `[B, C, L]` and the network's sources `[B, S, C, L]`.
+        bf16: see `Objective`, whose loss is `bands`.
     """
-    was_training = model.training
-    before = {key: x.clone() for key, x in model.state_dict().items()}
-    objective = Objective(model.train(), loss, bf16)
+    model = deepcopy(model).train()
+    objective = Objective(model, "bands", bf16)
     worth: dict[str, Tensor] = {}
     for mixture, sources in batches:
         model.zero_grad()
@@ -111,10 +110,18 @@ def importance(
                 assert norm.bias.grad is not None
                 change = norm.weight * norm.weight.grad + norm.bias * norm.bias.grad
                 worth[space] = worth.get(space, 0) + change.detach().square()
-    model.zero_grad()
-    model.load_state_dict(before)
-    model.train(was_training)
     return worth
+
+
+def narrower(config: Config, features: int) -> Config:
+    """The config with `G=features`.
+
+    Raises:
+        ValueError: if `features` is not smaller or does not share out among the bands.
+    """
+    if features >= config.G:
+        raise ValueError(f"G={features} is not less than G={config.G}; choose a smaller one")
+    return replace(config, G=features)
 
 
 @torch.no_grad()
@@ -127,11 +134,9 @@ def prune(model: MoisesLight, features: int, worth: Mapping[str, Tensor]) -> Moi
         worth: of each space's features, see `importance`.
 
     Raises:
-        ValueError: if `features` is not smaller or does not share out among the bands.
+        ValueError: see `narrower`.
     """
-    if features >= model.config.G:
-        raise ValueError(f"G={features} is not less than G={model.config.G}; choose a smaller one")
-    result = MoisesLight(**{**model.config, "G": features})
+    result = MoisesLight(**narrower(model.config, features))
     n_bands = model.config.n_bands
     kept = {
         space: _best(value, len(value) // model.config.G * features, n_bands)
@@ -220,23 +225,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--batch-size", type=int, default=4)
     args = parser.parse_args(arguments)
     found = weights.load(args.weights)
-    model = weights.load_pretrained(args.weights)
-    frames = 88
-    dataset = MixtureDataset(args.corpus, "train", (frames - 1) * model.config.hop_size, seed=0)
-    worth = importance(model, _batches(dataset, args.batches, args.batch_size))
-    old = found.metadata["card"]
-    card = {**old, "earlier_runs": earlier_runs(old), "pruned": args.features}
+    narrower(found.config, args.features)  # a wrong number is told before the work, not after it
+    model = MoisesLight(**found.config)
+    model.load_state_dict(found.state_dict)
+    length = TrainConfig(frames=88).segment_length
+    dataset = MixtureDataset(args.corpus, "train", length, seed=0)
+    size = args.batch_size
+    firsts = range(0, args.batches * size, size)
+    batches = (draw_batch(dataset, range(i, i + size), model.sources) for i in firsts)
+    worth = importance(model, batches)
+    card = found.metadata["card"]
+    card = {**card, "earlier_runs": earlier_runs(card), "pruned": args.features}
     weights.save(prune(model, args.features, worth), args.out, {"card": card}, torch.float16)
     print(args.out)
     return 0
-
-
-def _batches(
-    dataset: MixtureDataset, number: int, batch_size: int
-) -> Iterator[tuple[Tensor, Tensor]]:
-    for batch in range(number):
-        drawn = [dataset.draw(batch * batch_size + i) for i in range(batch_size)]
-        yield torch.stack([m for m, _ in drawn]), torch.stack([s for _, s in drawn])
 
 
 if __name__ == "__main__":
