@@ -309,3 +309,41 @@ def test_a_second_voice_sings_thirds_of_the_key():
     ratio = np.median(above.pitch[analysis.pitch > 0] / analysis.pitch[analysis.pitch > 0])
     # A in A minor: its third is C, three semitones up
     assert ratio == pytest.approx(2 ** (3 / 12), rel=0.01)
+
+
+@needs_world
+def test_a_tuned_voice_steps_to_the_notes_of_the_key():
+    # 40 cents above A: in A minor its nearest note is A
+    analysis = world.analyse(voiced(440 * 2 ** (0.4 / 12), 1.0))
+    cents = {}
+    for strength in (0.0, 0.5, 1.0):
+        pitch = world.tune(analysis, 9, SCALES["minor"], strength).pitch
+        cents[strength] = 1200 * np.log2(np.median(pitch[pitch > 0]) / 440)
+    assert cents[0.0] == pytest.approx(40, abs=4)
+    assert cents[0.5] == pytest.approx(20, abs=4)
+    assert cents[1.0] == pytest.approx(0, abs=2)
+
+
+@needs_world
+def test_a_whisper_has_no_pitch_and_keeps_its_vowel():
+    heard = world.synthesise(world.whisper(world.analyse(voiced(200, 1.5))))
+    power = np.square(np.abs(np.fft.rfft(heard[0])))
+    f = np.arange(len(power)) * RATE / heard.shape[1]
+    harmonic = power[(f > 590) & (f < 610)].mean() / power[(f > 640) & (f < 660)].mean()
+    assert 0.2 < harmonic < 5
+    assert power[(f > 500) & (f < 900)].mean() > 10 * power[(f > 3000) & (f < 4000)].mean()
+
+
+@needs_world
+def test_a_choir_sings_beside_the_tune_in_the_key():
+    score = score_of("pop", 0, root=9, scale="minor")
+    heard = singing.choir(voiced(440, 1.0), score, 0, singing.Voice(0, 1.0, 1.0))
+    assert heard.shape[0] == 2
+    power = np.square(np.abs(np.fft.rfft(heard * np.hanning(heard.shape[1])))).sum(axis=0)
+    f = np.arange(len(power)) * RATE / heard.shape[1]
+    around = {hertz: power[(f > 0.98 * hertz) & (f < 1.02 * hertz)].sum() for hertz in
+              (523.25, 329.63, 659.26, 466.16, 622.25)}  # fmt: skip
+    # C, E and E are sung beside the A, B flat and D sharp are not
+    assert min(list(around.values())[:3]) > 20 * max(list(around.values())[3:])
+    sides = np.square(np.abs(np.fft.rfft(heard)))[:, (f > 510) & (f < 535)].sum(axis=1)
+    assert sides[0] > 2 * sides[1]

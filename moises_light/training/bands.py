@@ -137,9 +137,18 @@ _SIXTEENTHS = "xoxoxoxoxoxoxoxo"
 _BACK = "....X.......X..."
 _FOUR = "X...X...X...X..."
 
-_ROCK_LEADS = ("guitar_drive", "guitar_clean", "organ", "synth_lead", "sax")
-_POP_LEADS = ("guitar_clean", "synth_lead", "pluck", "piano", "sax", "strings", "bell")
-_DANCE_LEADS = ("synth_lead", "pluck", "supersaw", "synth_lead", "piano", "sax", "bell")
+_ROCK_LEADS = ("guitar_drive", "guitar_clean", "organ", "synth_lead", "sax", "glide_lead")
+_POP_LEADS = (
+    "guitar_clean",
+    "synth_lead",
+    "pluck",
+    "piano",
+    "sax",
+    "strings",
+    "bell",
+    "glide_lead",
+)
+_DANCE_LEADS = ("synth_lead", "pluck", "supersaw", "glide_lead", "piano", "sax", "bell")
 
 STYLES: Mapping[str, Style] = {
     "rock": Style(
@@ -291,7 +300,7 @@ STYLES: Mapping[str, Style] = {
         ("eighths", "sixteenths", "octaves"),
         ("synth_bass", "fm_bass"),
         (("hold", "pad"), ("arpeggio", "pluck"), ("hold", "supersaw"), ("stabs", "stab")),
-        ("synth_lead", "sax", "guitar_drive", "bell", "supersaw"),
+        ("synth_lead", "sax", "guitar_drive", "glide_lead", "supersaw"),
         ("synth", "electro", "gm"),
         scales=("minor", "dorian", "major"),
         human=0.001,
@@ -310,7 +319,7 @@ STYLES: Mapping[str, Style] = {
         ("electric", "sub", "upright", "synth_bass", "808"),
         (("block", "epiano"), ("block", "piano"), ("ostinato", "bell"), ("hold", "strings"),
          ("arpeggio", "guitar_clean"), ("stabs", "brass")),
-        ("flute", "synth_lead", "sax", "bell", "piano"),
+        ("flute", "glide_lead", "sax", "bell", "piano"),
         ("electro", "acoustic", "synth", "gm"),
         scales=("minor", "dorian", "phrygian"),
         progressions=("vamp", "dark"),
@@ -330,7 +339,7 @@ STYLES: Mapping[str, Style] = {
         ("808", "808", "sub"),
         (("ostinato", "bell"), ("ostinato", "pluck"), ("hold", "pad"), ("arpeggio", "piano"),
          ("hold", "strings"), ("ostinato", "guitar_clean")),
-        ("flute", "bell", "synth_lead", "brass", "pluck"),
+        ("flute", "bell", "synth_lead", "brass", "glide_lead"),
         ("synth", "synth", "electro"),
         scales=("minor", "phrygian"),
         progressions=("dark", "vamp"),
@@ -347,7 +356,7 @@ STYLES: Mapping[str, Style] = {
         ("reese", "synco", "roots"),
         ("reese", "sub", "fm_bass"),
         (("hold", "pad"), ("stabs", "stab"), ("stabs", "epiano"), ("ostinato", "pluck")),
-        ("synth_lead", "bell", "pluck", "sax"),
+        ("synth_lead", "bell", "glide_lead", "sax"),
         ("electro", "synth", "acoustic"),
         scales=("minor", "dorian"),
         progressions=("dark", "vamp"),
@@ -797,6 +806,27 @@ def write_comp(
     return tuple(sorted(notes, key=lambda n: (n.start, n.pitch)))
 
 
+LOW = ("piano", "epiano", "organ", "pad", "strings", "stab", "supersaw", "accordion", "fm_key")
+"""Families whose left hand, or pedals, may reach into the bass's register."""
+
+
+def with_roots(
+    rng: np.random.Generator, notes: Sequence[Note], chords: Sequence[Chord]
+) -> tuple[Note, ...]:
+    """Add the chord's root far below wherever the part strikes a beat anew."""
+    centre = float(rng.uniform(34, 46))
+    octave = rng.random() < 0.4
+    added: dict[float, Note] = {}
+    for note in notes:
+        if note.start % 1 == 0 and note.start not in added:
+            low = near(_chords_at(chords, note.start)[0].root, centre)
+            added[note.start] = replace(note, pitch=low)
+    low_notes = list(added.values())
+    if octave:
+        low_notes += [replace(note, pitch=note.pitch - 12) for note in low_notes]
+    return tuple(sorted([*notes, *low_notes], key=lambda n: (n.start, n.pitch)))
+
+
 # ------------------------------------------------------------------------------------- melody
 
 
@@ -926,7 +956,10 @@ def compose(
     for number, choice in enumerate(order):
         comp, timbre = chosen.comps[int(choice)]
         played = _bars(rng, sections, {}, 0.95 if number == 0 else 0.6)
-        parts.append(Part("other", comp, timbre, write_comp(rng, comp, played, chords, timbre)))
+        notes = write_comp(rng, comp, played, chords, timbre)
+        if timbre in LOW and rng.random() < 0.3:
+            notes = with_roots(rng, notes, chords)
+        parts.append(Part("other", comp, timbre, notes))
     windows = ((0.0, bars * 4.0),) if full else _windows(rng, sections, 0.85)
     if not vocals or rng.random() < 0.3:
         where = _windows(rng, sections, 0.8 if not vocals else 0.3)

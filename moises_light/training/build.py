@@ -105,12 +105,12 @@ def add_collages(
 
 
 SINGERS: tuple[tuple[str, float], ...] = (
-    ("none", 0.2),
-    ("phrases", 0.42),
-    ("sung_speech", 0.18),
-    ("notes", 0.09),
-    ("takes", 0.04),
-    ("speech", 0.07),
+    ("none", 0.18),
+    ("phrases", 0.38),
+    ("sung_speech", 0.22),
+    ("notes", 0.08),
+    ("takes", 0.05),
+    ("speech", 0.09),
 )
 """Who sings a band's vocals, and how often."""
 

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
-from moises_light.training import effects, synth
+from moises_light.training import effects, production, synth
 from moises_light.training.bands import Note, Part, Score, pick
 from moises_light.training.banks import (
     Bank,
@@ -33,8 +33,12 @@ _log = logging.getLogger(__name__)
 SOUNDFONTS = (
     Path("/usr/share/sounds/sf2/FluidR3_GM.sf2"),
     Path("/usr/share/sounds/sf3/MuseScore_General_Full.sf3"),
+    Path("/usr/share/sounds/sf2/sf_GMbank.sf2"),
 )
-"""Where Debian's `fluid-soundfont-gm` and `musescore-general-soundfont` put them; MIT."""
+"""Where Debian puts `fluid-soundfont-gm`, `musescore-general-soundfont`, `csound-soundfont`."""
+
+FONT_WEIGHTS = {"FluidR3_GM": 0.5, "MuseScore_General_Full": 0.25, "sf_GMbank": 0.25}
+"""How often each is played on; fonts of your own as often as the first."""
 
 SOUNDFONT_LICENCES = {
     "FluidR3_GM": ("Debian fluid-soundfont-gm", "Frank Wen", "MIT"),
@@ -43,6 +47,7 @@ SOUNDFONT_LICENCES = {
         "S. Christian Collins, Michael Cowgill, Frank Wen",
         "MIT",
     ),
+    "sf_GMbank": ("Debian csound-soundfont", "unknown", "Public Domain"),
 }
 
 HELD_OUT_PROGRAMS = frozenset(
@@ -155,6 +160,11 @@ class Studio:
             self._instruments[prefix] = Instrument(self.bank, self.bank.under(prefix))
         return self._instruments[prefix]
 
+    def font(self, rng: np.random.Generator) -> Path:
+        """One of the soundfonts."""
+        weights = np.array([FONT_WEIGHTS.get(Path(f).stem, 0.5) for f in self.soundfonts])
+        return self.soundfonts[int(rng.choice(len(weights), p=weights / weights.sum()))]
+
     def programs(self, timbre: str) -> list[int]:
         """General MIDI programs of that family on this side of the fence."""
         if not self.soundfonts:
@@ -234,6 +244,17 @@ def play_synth(
     return bus
 
 
+def play_glide(
+    part: Part, score: Score, patch: synth.Patch, frames: int, rng: np.random.Generator
+) -> np.ndarray:
+    """Play a tune on a synthetic voice that glides, `[2, L]`; of notes together the first."""
+    notes: list[tuple[float, float, float, float]] = []
+    for at, seconds, note in sorted(timed(part, score, rng), key=lambda event: event[0]):
+        if not notes or at - notes[-1][0] > 0.04:
+            notes.append((at, seconds, note.pitch, note.velocity))
+    return synth.line(patch, notes, frames, float(rng.uniform(0.01, 0.08)), rng)
+
+
 def play_soundfont(
     events: Sequence[tuple[float, float, int, int]],
     path: Path,
@@ -295,7 +316,7 @@ def play_part(
         audio = play_recorded(part, score, instrument, frames, rng)
         material = set(instrument.material)
     elif way == "programs":
-        font = studio.soundfonts[0 if rng.random() < 0.65 else -1]
+        font = studio.font(rng)
         program = pick(rng, programs)
         events = [
             (at, seconds, int(np.clip(note.pitch, 0, 127)), int(1 + 126 * note.velocity))
@@ -305,7 +326,8 @@ def play_part(
         material = {f"soundfont/{font.stem}/{program:03d}"}
     else:
         family = timbre if synthetic else ("synth_bass" if part.source == "bass" else "pluck")
-        audio = play_synth(part, score, synth.draw_patch(family, rng), frames, rng)
+        play = play_glide if family == "glide_lead" else play_synth
+        audio = play(part, score, synth.draw_patch(family, rng), frames, rng)
         material = set()
     if timbre == "guitar_drive" and not (way == "programs" and rng.random() < 0.6):
         audio = effects.saturate(audio, float(rng.uniform(0.5, 1.0)))
@@ -346,7 +368,7 @@ def normalise(hits: list[np.ndarray]) -> list[np.ndarray]:
 
 def soundfont_kit(studio: Studio, rng: np.random.Generator) -> tuple[Kit, set[str]]:
     """A kit of a soundfont, each piece struck at four velocities."""
-    font = studio.soundfonts[0 if rng.random() < 0.7 else -1]
+    font = studio.font(rng)
     program = pick(rng, [k for k in GM_KITS if (k in HELD_OUT_KITS) == studio.held_out])
     gap = 2.0
     events = [
@@ -484,8 +506,9 @@ def bass_bus(audio: np.ndarray, rng: np.random.Generator) -> np.ndarray:
 
 def other_part(audio: np.ndarray, part: Part, score: Score, rng: np.random.Generator) -> np.ndarray:
     """Equaliser, chorus, echo, room and place of one accompanying part."""
+    audio = production.treat_part(audio, part.role == "lead", score, rng)
     audio = effects.tilt(audio, float(rng.normal(-1, 2)), float(rng.normal(0, 2.5)))
-    if rng.random() < 0.75:
+    if rng.random() < 0.6:
         # as at a real desk: what lies under the bass is not this part's
         audio = effects.high_pass(audio, float(rng.uniform(60, 180)))
     if rng.random() < 0.3:
@@ -505,6 +528,7 @@ def other_part(audio: np.ndarray, part: Part, score: Score, rng: np.random.Gener
 
 def vocal_bus(audio: np.ndarray, score: Score, rng: np.random.Generator) -> np.ndarray:
     """High-pass, compression, echo and room of the singing."""
+    audio = production.treat_vocals(audio, score, rng)
     audio = effects.high_pass(audio, float(rng.uniform(70, 140)))
     audio = effects.tilt(audio, float(rng.normal(0, 1.5)), float(rng.normal(3.5, 2.5)), 2000)
     if rng.random() < 0.7:
@@ -585,6 +609,12 @@ def render(
             sweep = synth.riser(rng, seconds) * np.float32(0.2)
             bus = buses.setdefault("other", np.zeros((2, frames), np.float32))
             mix_in(bus, sweep, section.start * 240 / score.bpm - seconds)
+    if rng.random() < (0.35 if electronic else 0.15):
+        layer = production.texture(score, frames, rng)
+        bus = buses.setdefault("other", np.zeros((2, frames), np.float32))
+        bus += layer * level_gain(layer, -20 - float(rng.uniform(4, 18)))
+    if "drums" in buses and rng.random() < 0.12:
+        buses["drums"] = production.apply(buses["drums"], production.draw_stutters(score, rng))
     if sing is not None:
         take = sing(score, frames, rng)
         buses["vocals"] = vocal_bus(take.audio, score, rng)
@@ -595,14 +625,33 @@ def render(
         audio = audio * np.float32(10 ** ((target - level) / 20))
         crest = {"drums": 17.0, "vocals": 15.0}.get(source, 14.0)
         buses[source] = effects.soft_limit(audio, 10 ** ((target + crest) / 20))
-    if rng.random() < 0.3:
-        # one gain for all stems, as a compressor on the sum would give: they still add up
-        mixture = np.sum(list(buses.values()), axis=0)
-        gain = effects.compressor_gain(
-            mixture, float(rng.uniform(-20, -12)), float(rng.uniform(1.3, 2.5)), release=0.25
-        )
-        buses = {source: audio * gain for source, audio in buses.items()}
+    buses = master(buses, score, electronic, rng)
     return {s: np.asarray(audio, np.float32) for s, audio in buses.items()}, material
+
+
+def master(
+    buses: dict[str, np.ndarray], score: Score, electronic: bool, rng: np.random.Generator
+) -> dict[str, np.ndarray]:
+    """What is done to the sum, done to every stem alike, so that they still add up to it."""
+    changes: list[Callable[[np.ndarray], np.ndarray]] = []
+    if rng.random() < (0.15 if electronic else 0.03):
+        changes.append(production.draw_sweep(score, rng))
+    if rng.random() < (0.1 if electronic else 0.02):
+        changes += production.draw_stutters(score, rng)
+    buses = {source: production.apply(audio, changes) for source, audio in buses.items()}
+    mixture = np.sum(list(buses.values()), axis=0)
+    gain = np.ones(mixture.shape[1], np.float32)
+    if rng.random() < 0.3:
+        threshold, ratio = float(rng.uniform(-20, -12)), float(rng.uniform(1.3, 2.5))
+        gain = gain * effects.compressor_gain(mixture, threshold, ratio, release=0.25)
+    if rng.random() < 0.35:
+        # as loud as uploads are: the peaks of the drums pull all else down
+        over = float(rng.uniform(0, 5))
+        threshold = active_level(block_levels(mixture)) + 6 - over
+        gain = gain * effects.compressor_gain(
+            mixture * gain, threshold, 12.0, attack=0.001, release=float(rng.uniform(0.03, 0.12))
+        )
+    return {source: audio * gain for source, audio in buses.items()}
 
 
 def licence_rows(fonts: Sequence[str]) -> list[tuple[str, str, str, str]]:

@@ -87,11 +87,16 @@ def phrases(bank: Bank, rng: np.random.Generator) -> Singer:
     samples = packs[name]
     stated = key_in(samples[0].path)
     doubled, layered = rng.random() < 0.35, rng.random() < 0.3
-    voice = draw_voice(rng) if rng.random() < 0.4 and world.available() else None
+    voice = draw_voice(rng) if rng.random() < 0.65 and world.available() else None
+    backing = draw_voice(rng) if rng.random() < 0.2 and world.available() else None
     shift = voice.semitones if voice else int(rng.integers(-3, 4))
 
     def change(audio: np.ndarray, score: Score, rng: np.random.Generator) -> np.ndarray:
         return voice.change(audio, score) if voice else repitch(audio, shift)
+
+    def join(audio: np.ndarray, score: Score, rng: np.random.Generator) -> np.ndarray:
+        assert backing is not None
+        return choir(audio, score, shift, backing)
 
     def sing(score: Score, frames: int, rng: np.random.Generator) -> Take:
         bus = _string(bank, samples, score, frames, change, rng, hooks=0.3)
@@ -102,6 +107,9 @@ def phrases(bank: Bank, rng: np.random.Generator) -> Singer:
             pan = float(rng.uniform(-0.8, 0.8))
             sides = np.array([[min(1, 1 - pan)], [min(1, 1 + pan)]], np.float32)
             bus += layer * sides * np.float32(rng.uniform(0.25, 0.7))
+        if backing:
+            behind = _string(bank, samples, score, frames, join, rng, hooks=0.2, share=0.5)
+            bus += behind * np.float32(rng.uniform(0.15, 0.5))
         return Take(bus, {sample.material for sample in samples})
 
     if stated is None:
@@ -122,6 +130,8 @@ class Voice:
         semitones, formant, speed: see `world.revoice`.
         steps: steps of the scale between the two voices, 0 for one voice.
         balance: level of the second voice.
+        tuned: how far the pitch is drawn to the notes of the key, 0 to 1.
+        whispered: breath alone.
     """
 
     semitones: int
@@ -129,13 +139,19 @@ class Voice:
     speed: float
     steps: int = 0
     balance: float = 0.5
+    tuned: float = 0.0
+    whispered: bool = False
 
     def change(self, audio: np.ndarray, score: Score) -> np.ndarray:
         """A phrase `[C, L]` in this voice, `[1, L]`."""
         changed = world.revoice(world.analyse(audio), self.semitones, self.formant, self.speed)
+        scale = SCALES[score.scale]
+        if self.tuned:
+            changed = world.tune(changed, score.root, scale, self.tuned)
+        if self.whispered:
+            return world.synthesise(world.whisper(changed))
         out = world.synthesise(changed)
         if self.steps:
-            scale = SCALES[score.scale]
             second = world.synthesise(world.harmony(changed, score.root, scale, self.steps))
             out = out + np.float32(self.balance) * second[:, : out.shape[1]]
         return out
@@ -143,7 +159,12 @@ class Voice:
 
 def draw_voice(rng: np.random.Generator) -> Voice:
     """A voice unlike the recorded one: often a man's for a woman's, else another throat."""
-    if rng.random() < 0.5:
+    kind = rng.random()
+    if kind < 0.1:
+        # sped up or a child's
+        semitones = int(rng.integers(4, 10))
+        formant = float(rng.uniform(1.08, 1.3))
+    elif kind < 0.5:
         semitones = int(pick(rng, (-12, -10, -9, -8, -7, -5)))
         formant = float(rng.uniform(0.78, 0.9))
     else:
@@ -151,7 +172,26 @@ def draw_voice(rng: np.random.Generator) -> Voice:
         formant = float(rng.uniform(0.88, 1.16))
     steps = int(pick(rng, (2, 2, -2, 4, -3))) if rng.random() < 0.25 else 0
     speed = float(rng.uniform(0.88, 1.12))
-    return Voice(semitones, formant, speed, steps, float(rng.uniform(0.3, 0.7)))
+    balance = float(rng.uniform(0.3, 0.7))
+    tuned = float(rng.uniform(0.6, 1.0)) if rng.random() < 0.2 else 0.0
+    return Voice(semitones, formant, speed, steps, balance, tuned, bool(rng.random() < 0.04))
+
+
+CHOIR = ((2, -0.7), (-3, 0.7), (4, 0.2))
+"""Steps of the scale from the tune and place, -1 to 1, of each voice behind a singer."""
+
+
+def choir(audio: np.ndarray, score: Score, semitones: int, voice: Voice) -> np.ndarray:
+    """A phrase `[C, L]` sung by the voices of `CHOIR` in the key, `[2, L]`."""
+    sung = world.revoice(world.analyse(audio), semitones, voice.formant, voice.speed)
+    voices = []
+    for number, (steps, pan) in enumerate(CHOIR):
+        moved = world.harmony(sung, score.root, SCALES[score.scale], steps)
+        # no two throats are alike
+        envelope = world.scale_formants(moved.envelope, 0.96 + 0.04 * number)
+        heard = world.synthesise(world.Analysis(moved.pitch, envelope, moved.noise))
+        voices.append(heard * np.array([[min(1, 1 - pan)], [min(1, 1 + pan)]], np.float32))
+    return np.sum(voices, axis=0)
 
 
 def _string(

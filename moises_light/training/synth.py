@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -124,6 +125,60 @@ def play(
     if tail:
         envelope *= np.clip((seconds + tail - time) / tail, 0, 1) ** 1.5
     return out * envelope.astype(np.float32) * np.float32(0.3)
+
+
+def line(
+    patch: Patch,
+    notes: Sequence[tuple[float, float, float, float]],
+    frames: int,
+    glide: float,
+    rng: np.random.Generator,
+) -> np.ndarray:
+    """A tune on one voice whose pitch glides from note to note, as a singer's does, `[2, L]`.
+
+    Args:
+        notes: second, seconds, MIDI pitch and velocity of each, in order.
+        glide: seconds in which most of the way to the next pitch is gone.
+    """
+    hop = 64
+    count = frames // hop + 1
+    time = np.arange(count) * hop / SAMPLE_RATE
+    goal = np.full(count, notes[0][2] if notes else 60.0)
+    loud, since = np.zeros(count), np.zeros(count)
+    for number, (at, seconds, pitch, velocity) in enumerate(notes):
+        begin = int(at * SAMPLE_RATE / hop)
+        goal[begin:] = pitch
+        since[begin:] = time[: max(0, count - begin)]
+        # notes that nearly touch are tied
+        gap = notes[number + 1][0] - at - seconds if number + 1 < len(notes) else 1.0
+        end = begin + int((seconds + (gap if gap < 0.08 else 0.0)) * SAMPLE_RATE / hop)
+        loud[begin:end] = 0.3 + 0.7 * velocity
+    step = hop / SAMPLE_RATE
+    keep = np.exp(-step / glide)
+    way = goal[0] + signal.lfilter([1 - keep], [1, -keep], goal - goal[0])
+    sway = patch.vibrato / 100 * ((since - 0.25) / 0.3).clip(0, 1)
+    way = way + sway * np.sin(2 * np.pi * float(rng.uniform(4.5, 6.5)) * time)
+    fall = np.exp(-step / max(0.3 * patch.release, 0.01))
+    loud = signal.lfilter([1 - fall], [1, -fall], loud)
+    samples = np.arange(frames) / hop
+    frequency = 440 * 2 ** ((np.interp(samples, np.arange(count), way) - 69) / 12)
+    top = float(frequency.max())
+    middle = float(np.median(frequency))
+    out = np.zeros((2, frames), np.float32)
+    for voice in range(patch.voices):
+        place = 2 * voice / (patch.voices - 1) - 1 if patch.voices > 1 else 0.0
+        f = frequency * 2 ** (place * patch.detune / 2400)
+        phase = (np.cumsum(f / SAMPLE_RATE) + rng.random()) % 1
+        limit = min(int(0.45 * SAMPLE_RATE / top), TABLE // 2 - 1)
+        table = _table(patch.wave, limit, round(max(patch.bright / middle, 0.5), 1), 0.0)
+        wave = table[(phase * TABLE).astype(np.int32)]
+        pan = place * patch.spread
+        out[0] += wave * np.float32(min(1, 1 - pan))
+        out[1] += wave * np.float32(min(1, 1 + pan))
+    out *= np.interp(samples, np.arange(count), loud).astype(np.float32) * np.float32(0.3)
+    if patch.drive:
+        out = np.tanh(out * np.float32(1 + 5 * patch.drive)) / np.float32(1 + patch.drive)
+    return out
 
 
 def draw_patch(timbre: str, rng: np.random.Generator) -> Patch:
@@ -280,7 +335,7 @@ def draw_patch(timbre: str, rng: np.random.Generator) -> Patch:
             vibrato=u(0, 12),
             drive=u(0, 0.5) * (rng.random() < 0.5),
         )
-    if timbre in ("synth_lead", "acid_lead", "flute", "melodica"):
+    if timbre in ("synth_lead", "acid_lead", "flute", "melodica", "glide_lead"):
         return Patch(
             str(rng.choice(["saw", "square", "triangle", "sine"])),
             int(rng.choice([1, 2, 3])),
@@ -314,7 +369,7 @@ SYNTHETIC = frozenset(
             "supersaw",
         ),
         *("pluck", "clav", "stab", "bell", "fm_key", "organ", "synth_lead", "acid_lead", "flute"),
-        "melodica",
+        *("melodica", "glide_lead"),
     }
 )
 """Families that `draw_patch` knows."""

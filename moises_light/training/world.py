@@ -98,6 +98,22 @@ def revoice(voice: Analysis, semitones: float, formant: float, speed: float = 1.
     return Analysis(voice.pitch[at] * 2 ** (semitones / 12), envelope, voice.noise[at])
 
 
+def whisper(voice: Analysis) -> Analysis:
+    """The same words without the vocal folds: breath alone."""
+    return Analysis(np.zeros_like(voice.pitch), voice.envelope, np.ones_like(voice.noise))
+
+
+def tune(voice: Analysis, root: int, scale: Sequence[int], strength: float) -> Analysis:
+    """Draw the pitch towards the nearest note of the scale: 1 for the steps of pop's effect."""
+    voiced = voice.pitch > 0
+    midi = 69 + 12 * np.log2(np.where(voiced, voice.pitch, 440.0) / 440)
+    ladder = np.array([p for p in range(128) if (p - root) % 12 in scale])
+    held = median_filter(midi, 9)
+    goal = ladder[np.abs(held[:, None] - ladder).argmin(axis=1)]
+    pitch = voice.pitch * 2 ** (strength * (goal - midi) / 12)
+    return Analysis(np.where(voiced, pitch, 0.0), voice.envelope, voice.noise)
+
+
 def harmony(voice: Analysis, root: int, scale: Sequence[int], steps: int) -> Analysis:
     """A second voice `steps` of the scale above (or below): parallel thirds that fit the key."""
     voiced = voice.pitch > 0
