@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from moises_light.cli import exit_code
 from moises_light.config import SOURCES
 from moises_light.training.corpus import KINDS, SAMPLE_RATE, Corpus, Track
 from moises_light.training.mixing import MixtureDataset
@@ -86,4 +87,4 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    raise SystemExit(main())
+    raise SystemExit(exit_code(main))

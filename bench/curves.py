@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 
+from moises_light.cli import exit_code
 from moises_light.config import SOURCES, get_config
 from moises_light.training.config import TrainConfig
 
@@ -120,4 +121,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    raise SystemExit(main())
+    raise SystemExit(exit_code(main))

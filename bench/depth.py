@@ -14,6 +14,7 @@ from pathlib import Path
 import torch
 
 from moises_light import weights
+from moises_light.cli import exit_code
 from moises_light.model import MoisesLight
 from moises_light.training.config import TrainConfig
 from moises_light.training.losses import Objective
@@ -59,4 +60,4 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    raise SystemExit(main())
+    raise SystemExit(exit_code(main))

@@ -16,6 +16,7 @@ import torch
 from PIL import Image, ImageDraw
 
 from moises_light import audio, weights
+from moises_light.cli import exit_code
 from moises_light.separation import Separator
 from moises_light.ui.plots import levels, power, shares
 
@@ -65,4 +66,4 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    raise SystemExit(main())
+    raise SystemExit(exit_code(main))

@@ -14,6 +14,7 @@ import numpy as np
 from PIL import Image, ImageDraw
 from scipy import signal
 
+from moises_light.cli import exit_code
 from moises_light.config import SOURCES
 from moises_light.training.corpus import SAMPLE_RATE, Corpus, Track
 
@@ -63,4 +64,4 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    raise SystemExit(main())
+    raise SystemExit(exit_code(main))

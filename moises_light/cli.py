@@ -11,7 +11,7 @@ import importlib
 import signal
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
@@ -37,14 +37,23 @@ FORWARDED = {
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command line and return its exit code."""
     arguments = list(sys.argv[1:] if argv is None else argv)
-    try:
+
+    def run() -> int | None:
         args = make_parser(arguments[:1]).parse_args(arguments)
-        return args.run(args) or 0
+        return args.run(args)
+
+    return exit_code(run, "moises-light")
+
+
+def exit_code(run: Callable[[], int | None], name: str = "error") -> int:
+    """Exit code of a command line: 2 for bad input, which one line tells, 130 when stopped."""
+    try:
+        return run() or 0
     except KeyboardInterrupt:
         say("stopped")
         return 130
     except (ValueError, OSError) as error:
-        say(f"moises-light: {one_line(error)}")
+        say(f"{name}: {one_line(error)}")
         return 2
 
 

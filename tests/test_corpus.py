@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import pickle
+import runpy
+import sys
 from pathlib import Path
 
 import av
@@ -262,9 +264,45 @@ def test_a_build_gives_the_same_bits_and_goes_on_where_it_stood(tmp_path, bank_f
     assert printed.splitlines()[-1] == "without a licence row: songs/one"
 
 
-def test_a_build_without_a_bank_says_so(tmp_path, capsys):
-    assert build.main([str(tmp_path / "c"), "--banks", str(tmp_path)]) == 2
-    assert "LICENSES.tsv" in capsys.readouterr().err
+COMMANDS_ON_NOTHING = (
+    # module, its arguments, what the one line names
+    ("moises_light.training.build", ("corpus", "--banks", "nowhere"), "LICENSES.tsv"),
+    ("moises_light.training.build", ("corpus", "--songs", "nowhere"), "nowhere is not a folder"),
+    ("moises_light.training.cli", ("--corpus", "nowhere", "--folder", "run"), "no corpus at"),
+    (
+        "moises_light.training.release",
+        ("none.safetensors", "--validation", "nowhere", "--notes", "-"),
+        "none.safetensors",
+    ),
+    (
+        "moises_light.training.prune",
+        ("none.safetensors", "out.safetensors", "--features", "24"),
+        "none.safetensors",
+    ),
+    ("bench.corpus", ("nowhere",), "no corpus at nowhere"),
+    ("bench.pictures", ("nowhere", "out.png"), "no corpus at nowhere"),
+    ("bench.depth", ("none.safetensors", "--corpus", "nowhere"), "no corpus at nowhere"),
+    ("bench.masks", ("none.wav", "out.png"), "none.wav"),
+    ("bench.curves", ("out.html", "nowhere"), "nowhere"),
+)
+
+
+@pytest.mark.filterwarnings("ignore:.*found in sys.modules:RuntimeWarning")
+@pytest.mark.parametrize(
+    ("module", "arguments", "told"), COMMANDS_ON_NOTHING, ids=lambda value: str(value)[:40]
+)
+def test_commands_tell_bad_input_in_one_line(
+    module, arguments, told, tmp_path, monkeypatch, capsys
+):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", [module, *arguments])
+    with pytest.raises(SystemExit) as ended:
+        runpy.run_module(module, run_name="__main__")
+    assert ended.value.code == 2
+    error = capsys.readouterr().err.strip()
+    assert error.startswith("error: ")
+    assert told in error
+    assert "\n" not in error
 
 
 def peak_hertz(audio):

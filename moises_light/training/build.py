@@ -206,36 +206,34 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"{time.monotonic() - began:6.0f} s  {track.name:<28}{track.seconds:6.1f} s  {rows}")
         sys.stdout.flush()
 
-    try:
-        for folder in options.songs:
-            add_songs(options.corpus, folder, say)
-            write_licences(options.corpus, song_licences(folder.parent))
-        if options.banks:
-            bank = banks.Bank(options.banks, held_out=False)
-            write_licences(options.corpus, {sample.licence_row for sample in bank.samples})
-            n = options.collages
-            counts = {"vocals": n, "bass": n // 4, "other": n // 3}
-            add_collages(options.corpus, bank, options.seed, counts, say)
-            if options.heldout:
-                other = banks.Bank(options.banks, held_out=True)
-                write_licences(options.corpus, {sample.licence_row for sample in other.samples})
-                studio = render.Studio(other, held_out=True)
-                add_bands(
-                    *(options.corpus, "heldout", studio, options.seed, options.heldout, say),
-                    seconds=20.0,
-                )
-            if options.bands and not world.available():
-                print("pyworld is missing: nobody sings but recorded voices; pip install pyworld")
-            studio = render.Studio(bank)
+    for folder in options.songs:
+        add_songs(options.corpus, folder, say)
+        write_licences(options.corpus, song_licences(folder.parent))
+    if options.banks:
+        bank = banks.Bank(options.banks, held_out=False)
+        write_licences(options.corpus, {sample.licence_row for sample in bank.samples})
+        n = options.collages
+        counts = {"vocals": n, "bass": n // 4, "other": n // 3}
+        add_collages(options.corpus, bank, options.seed, counts, say)
+        if options.heldout:
+            other = banks.Bank(options.banks, held_out=True)
+            write_licences(options.corpus, {sample.licence_row for sample in other.samples})
+            studio = render.Studio(other, held_out=True)
             add_bands(
-                *(options.corpus, "train", studio, options.seed, options.bands, say),
-                jobs=options.jobs,
+                *(options.corpus, "heldout", studio, options.seed, options.heldout, say),
+                seconds=20.0,
             )
-    except ValueError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+        if options.bands and not world.available():
+            print("pyworld is missing: nobody sings but recorded voices; pip install pyworld")
+        studio = render.Studio(bank)
+        add_bands(
+            *(options.corpus, "train", studio, options.seed, options.bands, say),
+            jobs=options.jobs,
+        )
     return 0
 
 
 if __name__ == "__main__":
-    raise SystemExit(main())
+    from moises_light.cli import exit_code
+
+    raise SystemExit(exit_code(main))

@@ -52,15 +52,15 @@ def train(args: argparse.Namespace) -> int:
     from moises_light.training import loop
     from moises_light.training.mixing import MixtureDataset
 
+    values = {field.name: getattr(args, field.name) for field in fields(TrainConfig)}
+    config = TrainConfig(**{**values, "sources": tuple(values["sources"])})
+    dataset = MixtureDataset(args.corpus, "train", config.segment_length, config.seed)
     if args.threads:
         torch.set_num_threads(args.threads)
     # shares of attention below 1e-38 are zero anyway, and CPUs are slow with them
     torch.set_flush_denormal(True)
     # a run that is told to end keeps what it learnt, as with Ctrl-C
     signal.signal(signal.SIGTERM, signal.default_int_handler)
-    values = {field.name: getattr(args, field.name) for field in fields(TrainConfig)}
-    config = TrainConfig(**{**values, "sources": tuple(values["sources"])})
-    dataset = MixtureDataset(args.corpus, "train", config.segment_length, config.seed)
     first = loop.current_rank() == 0
     track = tensorboard(args.folder) if args.tensorboard and first else _print
     path = loop.train(
@@ -162,4 +162,6 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    raise SystemExit(main())
+    from moises_light.cli import exit_code
+
+    raise SystemExit(exit_code(main))

@@ -242,4 +242,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    raise SystemExit(main())
+    from moises_light.cli import exit_code
+
+    raise SystemExit(exit_code(main))

@@ -161,4 +161,6 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    raise SystemExit(main())
+    from moises_light.cli import exit_code
+
+    raise SystemExit(exit_code(main))
