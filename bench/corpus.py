@@ -15,8 +15,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from moises_light.cli import exit_code
 from moises_light.config import SOURCES
+from moises_light.terminal import exit_code
 from moises_light.training.corpus import KINDS, SAMPLE_RATE, Corpus, Track
 from moises_light.training.mixing import MixtureDataset
 

@@ -16,8 +16,8 @@ from typing import Any
 
 import numpy as np
 
-from moises_light.cli import exit_code
 from moises_light.config import SOURCES, get_config
+from moises_light.terminal import exit_code
 from moises_light.training.config import TrainConfig
 
 COLOURS = ("#4c78a8", "#f58518", "#54a24b", "#e45756", "#72b7b2", "#b279a2", "#9d755d")

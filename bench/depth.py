@@ -14,8 +14,8 @@ from pathlib import Path
 import torch
 
 from moises_light import weights
-from moises_light.cli import exit_code
 from moises_light.model import MoisesLight
+from moises_light.terminal import exit_code
 from moises_light.training.config import TrainConfig
 from moises_light.training.losses import Objective
 from moises_light.training.mixing import MixtureDataset

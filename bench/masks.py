@@ -16,8 +16,8 @@ import torch
 from PIL import Image, ImageDraw
 
 from moises_light import audio, weights
-from moises_light.cli import exit_code
 from moises_light.separation import Separator
+from moises_light.terminal import exit_code
 from moises_light.ui.plots import levels, power, shares
 
 WIDTH, HEIGHT = 480, 180

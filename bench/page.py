@@ -20,7 +20,7 @@ from pathlib import Path
 from urllib.error import URLError
 from urllib.request import urlopen
 
-from moises_light.cli import exit_code
+from moises_light.terminal import exit_code
 
 
 @contextmanager

@@ -14,8 +14,8 @@ import numpy as np
 from PIL import Image, ImageDraw
 from scipy import signal
 
-from moises_light.cli import exit_code
 from moises_light.config import SOURCES
+from moises_light.terminal import exit_code
 from moises_light.training.corpus import SAMPLE_RATE, Corpus, Track
 
 WIDTH, HEIGHT, SECONDS = 900, 150, 30

@@ -11,7 +11,7 @@ import importlib
 import signal
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
@@ -24,6 +24,7 @@ from moises_light import __version__, audio, weights
 from moises_light.config import Config, configs
 from moises_light.model import count_parameters
 from moises_light.separation import Separator
+from moises_light.terminal import exit_code, one_line, say
 
 DEFAULT_PRESET = "paper_small"
 
@@ -43,18 +44,6 @@ def main(argv: Sequence[str] | None = None) -> int:
         return args.run(args)
 
     return exit_code(run, "moises-light")
-
-
-def exit_code(run: Callable[[], int | None], name: str = "error") -> int:
-    """Exit code of a command line: 2 for bad input, which one line tells, 130 when stopped."""
-    try:
-        return run() or 0
-    except KeyboardInterrupt:
-        say("stopped")
-        return 130
-    except (ValueError, OSError) as error:
-        say(f"{name}: {one_line(error)}")
-        return 2
 
 
 def make_parser(command: Sequence[str] = ()) -> argparse.ArgumentParser:
@@ -86,11 +75,6 @@ def make_parser(command: Sequence[str] = ()) -> argparse.ArgumentParser:
             getattr(training, f"add_{name}_arguments")(forwarded)
             forwarded.set_defaults(run=getattr(training, name))
     return parser
-
-
-def say(text: str) -> None:
-    """A line for the person, above the progress bar if there is one."""
-    tqdm.write(text, file=sys.stderr)
 
 
 # --------------------------------------------------------------------------- separate
@@ -257,14 +241,6 @@ def printable(path: Path) -> str:
     """A path that stays on its line and can be printed, whatever it was named."""
     text = str(path)
     return text if text.isprintable() else ascii(text)
-
-
-def one_line(error: BaseException) -> str:
-    """What an error says, on one line."""
-    text = " ".join(str(error).split()) or type(error).__name__
-    if isinstance(error, torch.OutOfMemoryError | MemoryError):
-        text = "not enough memory; try --batch-size 1, a shorter --segment or --device cpu"
-    return text
 
 
 def _add_separate_arguments(parser: argparse.ArgumentParser) -> None:

@@ -54,9 +54,10 @@ OURS = {
     "audio": set(),
     "separation": set(),
     "metrics": set(),
+    "terminal": set(),
     "model": {"config", "stft"},
     "weights": {"config", "model"},
-    "cli": {"", "audio", "config", "model", "separation", "weights"},
+    "cli": {"", "audio", "config", "model", "separation", "terminal", "weights"},
     "__main__": {"cli"},
     "": {"config", "model"},
 }

@@ -17,6 +17,7 @@ from pathlib import Path
 import numpy as np
 
 from moises_light.config import SOURCES
+from moises_light.terminal import exit_code
 from moises_light.training import bands, banks, render, singing, world
 from moises_light.training.corpus import Corpus, Track, name_seed, write_licences, write_track
 from moises_light.training.songs import find_songs, read_song
@@ -234,6 +235,4 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    from moises_light.cli import exit_code
-
     raise SystemExit(exit_code(main))

@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 
+from moises_light.terminal import exit_code
 from moises_light.training.config import TrainConfig
 
 
@@ -162,6 +163,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    from moises_light.cli import exit_code
-
     raise SystemExit(exit_code(main))

@@ -28,6 +28,7 @@ from typing import Any
 import numpy as np
 
 from moises_light.config import SOURCES
+from moises_light.terminal import exit_code
 
 SAMPLE_RATE = 44100
 SPLITS = ("train", "heldout")
@@ -305,6 +306,4 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    from moises_light.cli import exit_code
-
     raise SystemExit(exit_code(main))

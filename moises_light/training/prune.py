@@ -35,6 +35,7 @@ from moises_light.model import (
     TimeDown,
     TimeUp,
 )
+from moises_light.terminal import exit_code
 from moises_light.training.config import TrainConfig
 from moises_light.training.history import earlier_runs
 from moises_light.training.losses import Objective
@@ -242,6 +243,4 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    from moises_light.cli import exit_code
-
     raise SystemExit(exit_code(main))

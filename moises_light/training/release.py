@@ -20,6 +20,7 @@ from moises_light import weights
 from moises_light.config import SOURCES
 from moises_light.model import MoisesLight
 from moises_light.separation import Separator
+from moises_light.terminal import exit_code
 from moises_light.training import evaluate
 from moises_light.training.corpus import Corpus, hours, read_licences
 from moises_light.training.history import earlier_runs
@@ -161,6 +162,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    from moises_light.cli import exit_code
-
     raise SystemExit(exit_code(main))

@@ -1,0 +1,39 @@
+"""What every command of the package says to the person at a terminal."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+
+import torch
+from tqdm import tqdm
+
+
+def say(text: str) -> None:
+    """A line for the person, above the progress bar if there is one."""
+    tqdm.write(text, file=sys.stderr)
+
+
+def one_line(error: BaseException) -> str:
+    """What an error says, on one line."""
+    text = " ".join(str(error).split()) or type(error).__name__
+    if isinstance(error, torch.OutOfMemoryError | MemoryError):
+        text = "not enough memory; try --batch-size 1, a shorter --segment or --device cpu"
+    return text
+
+
+def exit_code(run: Callable[[], int | None], name: str = "error") -> int:
+    """Exit code of a command: 2 for bad input, which one line tells, 130 when stopped.
+
+    Args:
+        run: the command; None or 0 is success.
+        name: what the line begins with.
+    """
+    try:
+        return run() or 0
+    except KeyboardInterrupt:
+        say("stopped")
+        return 130
+    except (ValueError, OSError) as error:
+        say(f"{name}: {one_line(error)}")
+        return 2
