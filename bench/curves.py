@@ -20,7 +20,10 @@ from moises_light.config import SOURCES, get_config
 from moises_light.terminal import exit_code
 from moises_light.training.config import TrainConfig
 
-COLOURS = ("#4c78a8", "#f58518", "#54a24b", "#e45756", "#72b7b2", "#b279a2", "#9d755d")
+COLOURS = (
+    *("#4c78a8", "#f58518", "#54a24b", "#e45756", "#72b7b2", "#b279a2", "#9d755d"),
+    *("#2f2f2f", "#eeca3b", "#ff9da6"),
+)
 
 
 @dataclass(frozen=True)
