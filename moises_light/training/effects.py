@@ -120,6 +120,11 @@ def duck(beats: np.ndarray, frames: int, depth: float, seconds: float) -> np.nda
     return gain
 
 
+def sides(pan: float) -> np.ndarray:
+    """Gains of left and right, `[2, 1]`, that put a part at `pan`, -1 to 1."""
+    return np.array([[min(1, 1 - pan)], [min(1, 1 + pan)]], np.float32)
+
+
 def tilt(audio: np.ndarray, low: float, high: float, at: float = 800.0) -> np.ndarray:
     """Shelves of `low` dB below and `high` dB above `at` Hz, first order.
 

@@ -297,15 +297,7 @@ def treat_vocals(audio: np.ndarray, score: Score, rng: np.random.Generator) -> n
         audio = telephone(audio, rng)
     if rng.random() < 0.1:
         audio = (audio if rng.random() < 0.7 else 0) + chops(audio, score, rng)
-    if rng.random() < 0.05:
-        audio = gate(audio, score, rng)
-    if rng.random() < 0.12:
-        audio = apply(audio, draw_stutters(score, rng))
-    if rng.random() < 0.15:
-        audio = throws(audio, score, rng)
-    if rng.random() < 0.08:
-        audio = draw_sweep(score, rng)(audio)
-    return audio
+    return treat(audio, score, rng, gated=0.05, stuttered=0.12, thrown=0.15, swept=0.08)
 
 
 def treat_part(audio: np.ndarray, lead: bool, score: Score, rng: np.random.Generator) -> np.ndarray:
@@ -314,16 +306,31 @@ def treat_part(audio: np.ndarray, lead: bool, score: Score, rng: np.random.Gener
         audio = talk(audio, 60 / score.bpm * float(pick(rng, (0.5, 1, 2, 4))), rng)
     elif rng.random() < 0.08:
         audio = wah(audio, rng)
-    if rng.random() < 0.06:
-        audio = gate(audio, score, rng)
-    if rng.random() < 0.06:
-        audio = apply(audio, draw_stutters(score, rng))
-    if rng.random() < 0.1:
-        audio = throws(audio, score, rng)
-    if rng.random() < 0.12:
-        audio = draw_sweep(score, rng)(audio)
+    audio = treat(audio, score, rng, gated=0.06, stuttered=0.06, thrown=0.1, swept=0.12)
     if rng.random() < 0.03:
         audio = telephone(audio, rng)
+    return audio
+
+
+def treat(
+    audio: np.ndarray,
+    score: Score,
+    rng: np.random.Generator,
+    *,
+    gated: float,
+    stuttered: float,
+    thrown: float,
+    swept: float,
+) -> np.ndarray:
+    """What befalls any part, each with its probability."""
+    if rng.random() < gated:
+        audio = gate(audio, score, rng)
+    if rng.random() < stuttered:
+        audio = apply(audio, draw_stutters(score, rng))
+    if rng.random() < thrown:
+        audio = throws(audio, score, rng)
+    if rng.random() < swept:
+        audio = draw_sweep(score, rng)(audio)
     return audio
 
 

@@ -436,7 +436,7 @@ def play_drums(
             if len(following):
                 n = int((following[0] - at) * SAMPLE_RATE)
                 hit = fade(hit[:, :n], 0.0, 0.02)
-        sides = np.array([[min(1, 1 - pan)], [min(1, 1 + pan)]], np.float32)
+        sides = effects.sides(pan)
         mix_in(bus, hit * (np.float32(gain) * sides), at)
     loops = studio.bank.under("drums/sonicpi/loop_")
     if loops and part.timbre in ("electro", "synth") and rng.random() < 0.25:
@@ -523,7 +523,7 @@ def other_part(audio: np.ndarray, part: Part, score: Score, rng: np.random.Gener
     if rng.random() < 0.3:
         audio = effects.compress(audio, float(rng.uniform(0, 6)), float(rng.uniform(1.5, 4)))
     pan = float(np.clip(rng.normal(0, 0.12 if part.role == "lead" else 0.35), -0.9, 0.9))
-    return audio * np.array([[min(1, 1 - pan)], [min(1, 1 + pan)]], np.float32)
+    return audio * effects.sides(pan)
 
 
 def vocal_bus(audio: np.ndarray, score: Score, rng: np.random.Generator) -> np.ndarray:

@@ -105,7 +105,7 @@ def phrases(bank: Bank, rng: np.random.Generator) -> Singer:
         if layered:
             layer = _string(bank, samples, score, frames, change, rng, hooks=0.0, share=0.4)
             pan = float(rng.uniform(-0.8, 0.8))
-            sides = np.array([[min(1, 1 - pan)], [min(1, 1 + pan)]], np.float32)
+            sides = effects.sides(pan)
             bus += layer * sides * np.float32(rng.uniform(0.25, 0.7))
         if backing:
             behind = _string(bank, samples, score, frames, join, rng, hooks=0.2, share=0.5)
@@ -190,7 +190,7 @@ def choir(audio: np.ndarray, score: Score, semitones: int, voice: Voice) -> np.n
         # no two throats are alike
         envelope = world.scale_formants(moved.envelope, 0.96 + 0.04 * number)
         heard = world.synthesise(world.Analysis(moved.pitch, envelope, moved.noise))
-        voices.append(heard * np.array([[min(1, 1 - pan)], [min(1, 1 + pan)]], np.float32))
+        voices.append(heard * effects.sides(pan))
     return np.sum(voices, axis=0)
 
 

@@ -107,11 +107,16 @@ def tune(voice: Analysis, root: int, scale: Sequence[int], strength: float) -> A
     """Draw the pitch towards the nearest note of the scale: 1 for the steps of pop's effect."""
     voiced = voice.pitch > 0
     midi = 69 + 12 * np.log2(np.where(voiced, voice.pitch, 440.0) / 440)
-    ladder = np.array([p for p in range(128) if (p - root) % 12 in scale])
-    held = median_filter(midi, 9)
-    goal = ladder[np.abs(held[:, None] - ladder).argmin(axis=1)]
+    ladder, nearest = _on_ladder(median_filter(midi, 9), root, scale)
+    goal = ladder[nearest]
     pitch = voice.pitch * 2 ** (strength * (goal - midi) / 12)
     return Analysis(np.where(voiced, pitch, 0.0), voice.envelope, voice.noise)
+
+
+def _on_ladder(midi: np.ndarray, root: int, scale: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
+    """All notes of a key, and which of them is nearest to each pitch `[T]`."""
+    ladder = np.array([p for p in range(128) if (p - root) % 12 in scale])
+    return ladder, np.abs(midi[:, None] - ladder).argmin(axis=1)
 
 
 def harmony(voice: Analysis, root: int, scale: Sequence[int], steps: int) -> Analysis:
@@ -121,8 +126,7 @@ def harmony(voice: Analysis, root: int, scale: Sequence[int], steps: int) -> Ana
         return voice
     midi = np.zeros(voice.frames)
     midi[voiced] = 69 + 12 * np.log2(voice.pitch[voiced] / 440)
-    ladder = np.array([p for p in range(128) if (p - root) % 12 in scale])
-    nearest = np.abs(midi[:, None] - ladder).argmin(axis=1)
+    ladder, nearest = _on_ladder(midi, root, scale)
     moved = ladder[np.clip(nearest + steps, 0, len(ladder) - 1)] - ladder[nearest]
     # a glide passes through notes that nobody sings: the interval follows the held ones
     interval = gaussian_filter1d(median_filter(moved.astype(float), 31), 4)
