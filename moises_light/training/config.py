@@ -31,6 +31,7 @@ class TrainConfig:
         loss: `snr` (see `snr_loss`), `bands` (the same, half of it band by band, see `Objective`)
             or `mae` (the paper's, see `mae_loss`).
         absent: weight of the loss of sources that are absent from an example (not with `mae`).
+        highs: how many times the vocals' bands above 2 kHz count (with `bands`).
         seed: of the weights and of the examples.
         bf16: compute in bfloat16 where the network allows it.
         start: a `.safetensors` file of weights to start from, or nothing; those of a smaller preset
@@ -51,6 +52,7 @@ class TrainConfig:
     ema: float = 0.995
     loss: str = "snr"
     absent: float = 0.1
+    highs: float = 1.0
     seed: int = 0
     bf16: bool = True
     start: str = ""

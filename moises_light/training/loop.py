@@ -112,7 +112,7 @@ def train(
         _groups(model, config.weight_decay), lr=config.lr, betas=(0.9, 0.98), fused=True
     )
     step, seconds, earlier = _resume(folder, config, model, average, optimizer)
-    objective = Objective(model, config.loss, config.bf16, config.absent)
+    objective = Objective(model, config.loss, config.bf16, config.absent, config.highs)
     wrapped = DistributedDataParallel(objective) if world > 1 else objective
     loader = DataLoader(
         Draws(dataset, 400 if rescan else 0),
@@ -289,7 +289,7 @@ def averaged_model(
         norm.reset_running_stats()
         norm.momentum = None  # the plain mean of what follows
     result.train()
-    objective = Objective(result, config.loss, config.bf16, config.absent)
+    objective = Objective(result, config.loss, config.bf16, config.absent, config.highs)
     first = 1 << 40  # numbers that no step draws
     with torch.no_grad():
         for batch in range(CALIBRATION_BATCHES):

@@ -18,6 +18,9 @@ FLOOR = 0.02
 EDGES = (250.0, 800.0, 2000.0, 4000.0, 8000.0)
 """Where one band of the loss `bands` ends and the next begins, in Hz."""
 
+HIGHS = 2000.0
+"""Where the bands begin that `Objective` can have count more for vocals, in Hz."""
+
 WHISPER = 1e-5
 """Share of the whole mixture's energy below which nothing counts in any band, 50 dB below it."""
 
@@ -97,11 +100,21 @@ class Objective(nn.Module):
         bf16: compute the masks in bfloat16; spectra and losses stay in float32.
         absent: weight of sources that are absent from an example (and a band), see `presence`; not
             for `mae`.
+        highs: how many times the bands above 2 kHz of vocals count in `bands`: consonants and
+            breath have little energy, and a network that learns without this may leave them out.
     """
 
     bands: Tensor
+    band_weights: Tensor
 
-    def __init__(self, model: MoisesLight, loss: str, bf16: bool, absent: float = 1.0):
+    def __init__(
+        self,
+        model: MoisesLight,
+        loss: str,
+        bf16: bool,
+        absent: float = 1.0,
+        highs: float = 1.0,
+    ):
         super().__init__()
         self.model = model
         self.loss = loss
@@ -110,6 +123,10 @@ class Objective(nn.Module):
         c = model.config
         bands = loss_bands(c.freq_dim, c.sample_rate / c.n_fft)
         self.register_buffer("bands", bands, persistent=False)
+        high = torch.tensor([0.0, *EDGES]) >= HIGHS
+        voice = torch.tensor([source == "vocals" for source in model.sources])
+        band_weights = torch.where(voice[:, None] & high, highs, 1.0)
+        self.register_buffer("band_weights", band_weights, persistent=False)
 
     def forward(self, mixture: Tensor, sources: Tensor) -> Tensor:
         """Loss of every example and source. `[B, C, L], [B, S, C, L] -> [B, S]`."""
@@ -125,12 +142,19 @@ class Objective(nn.Module):
         whole = self.weighted(*(x.sum(-1, keepdim=True) for x in energies))
         if self.loss == "snr":
             return whole
-        return (whole + self.weighted(*energies)) / 2
+        return (whole + self.weighted(*energies, self.band_weights)) / 2
 
-    def weighted(self, error: Tensor, target: Tensor, mixture: Tensor) -> Tensor:
-        """Mean over the bands, in which sources that are absent weigh less. `[B, S]`."""
+    def weighted(
+        self, error: Tensor, target: Tensor, mixture: Tensor, bands: Tensor | float = 1.0
+    ) -> Tensor:
+        """Mean over the bands, in which sources that are absent weigh less. `[B, S]`.
+
+        Args:
+            error, target, mixture: energies, see `snr_loss`.
+            bands: weights of the sources' bands, `[S, N]`.
+        """
         weight = self.absent + (1 - self.absent) * presence(target, mixture)
-        return (weight * snr_loss(error, target, mixture)).mean(-1)
+        return (bands * weight * snr_loss(error, target, mixture)).mean(-1)
 
     def spectrum(self, audio: Tensor) -> Tensor:
         """`[..., C, L] -> [..., C, T, F, 2]`: the part of the spectrum that the network masks.
