@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Iterator, Sequence
+from itertools import islice
 from pathlib import Path
 from statistics import mean
 
@@ -79,7 +80,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for path in options.weights:
         model = weights.load_pretrained(path)
         for source in SOURCES:
-            excerpts = [x for x, _ in zip(loudest(corpus, source), range(options.tracks))]
+            excerpts = list(islice(loudest(corpus, source), options.tracks))
             scores = [alone(model, source, audio) for audio in excerpts]
             cells = []
             for band in range(len(columns)):
