@@ -282,6 +282,7 @@ COMMANDS_ON_NOTHING = (
     ("bench.corpus", ("nowhere",), "no corpus at nowhere"),
     ("bench.pictures", ("nowhere", "out.png"), "no corpus at nowhere"),
     ("bench.depth", ("none.safetensors", "--corpus", "nowhere"), "no corpus at nowhere"),
+    ("bench.alone", ("none.safetensors", "--corpus", "nowhere"), "no corpus at nowhere"),
     ("bench.masks", ("none.wav", "out.png"), "none.wav"),
     ("bench.curves", ("out.html", "nowhere"), "nowhere"),
 )

@@ -134,6 +134,28 @@ def test_highs_count_in_the_band_loss_alone() -> None:
     assert losses["low", "bands"] - losses["all", "bands"] > 2
 
 
+def test_vocals_highs_may_count_more() -> None:
+    """An error above 2 kHz in vocals weighs more; below, and in other sources, it does not."""
+    torch.manual_seed(0)
+    model = MoisesLight(**{**TINY, "freq_dim": 256})
+    energy = torch.rand(1, 4, 6) + 0.5
+    mixture, kept = (
+        energy.sum(1, keepdim=True),
+        torch.tensor([True, True, True, False, False, False]),
+    )
+    plain, highs = (Objective(model, "bands", False, highs=x) for x in (1.0, 3.0))
+    for error in (energy.where(kept, 0.0), energy.where(~kept, 0.0)):
+        before = plain.weighted(error, energy, mixture, plain.band_weights)
+        after = highs.weighted(error, energy, mixture, highs.band_weights)
+        single = snr_loss(error, energy, mixture)[:, 0, 3:].sum(-1) / 6
+        torch.testing.assert_close(after[:, 0] - before[:, 0], 2 * single)
+        torch.testing.assert_close(after[:, 1:], before[:, 1:])
+    with torch.no_grad():
+        x, sources = (t[None] for t in Tones(128 * 63).draw(0))
+        assert plain(x, sources)[0, 0] != highs(x, sources)[0, 0]
+        assert torch.equal(plain(x, sources)[0, 1:], highs(x, sources)[0, 1:])
+
+
 def test_mae_loss_is_zero_only_at_the_target() -> None:
     target = torch.randn(1, 2, 2, 8192)
     assert mae_loss(target, target).abs().max() == 0
@@ -511,6 +533,23 @@ def test_a_pruned_start_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     card = weights.load(run(config, tmp_path / "second")).metadata["card"]
     text = release.card_text("paper_small", {**SCORED, **card}, None)
     assert re.search("first `paper_small`, 2 steps .*; then pruned to `G=4`\n", text)
+
+
+@pytest.mark.usefixtures("tiny_preset")
+def test_a_grafted_start_and_the_weight_of_highs_are_told(tmp_path: Path) -> None:
+    first = weights.load(
+        run(TrainConfig(frames=16, batch_size=2, steps=2, bf16=False), tmp_path / "first")
+    )
+    start = tmp_path / "start.safetensors"
+    card = {**first.metadata["card"], "grafted": "two features"}
+    weights.save(MoisesLight(**TINY), start, {"card": card})
+    config = TrainConfig(
+        frames=16, batch_size=2, steps=1, bf16=False, loss="bands", highs=3.0, start=str(start)
+    )
+    card = weights.load(run(config, tmp_path / "second")).metadata["card"]
+    text = release.card_text("paper_small", {**SCORED, **card}, None)
+    assert re.search("first `paper_small`, 2 steps .*; then grafted: two features\n", text)
+    assert re.search("`paper_small`, 1 steps .*, the vocals' highs 3\\)", text)
 
 
 @pytest.mark.usefixtures("tiny_preset")
