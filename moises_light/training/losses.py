@@ -142,7 +142,7 @@ class Objective(nn.Module):
         whole = self.weighted(*(x.sum(-1, keepdim=True) for x in energies))
         if self.loss == "snr":
             return whole
-        return (whole + self.weighted(*energies, self.band_weights)) / 2
+        return (whole + self.weighted(*energies, bands=self.band_weights)) / 2
 
     def weighted(
         self, error: Tensor, target: Tensor, mixture: Tensor, bands: Tensor | float = 1.0
