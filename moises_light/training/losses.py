@@ -138,11 +138,12 @@ class Objective(nn.Module):
             masks = self.model.estimate_masks(mixed)
         target = self.spectrum(sources)
         mixed = mixed[:, None]
-        energies = [band_energies(x, self.bands) for x in (masks * mixed - target, target, mixed)]
-        whole = self.weighted(*(x.sum(-1, keepdim=True) for x in energies))
+        spectra = (masks * mixed - target, target, mixed)
+        error, wanted, heard = (band_energies(x, self.bands) for x in spectra)
+        whole = self.weighted(*(x.sum(-1, keepdim=True) for x in (error, wanted, heard)))
         if self.loss == "snr":
             return whole
-        return (whole + self.weighted(*energies, bands=self.band_weights)) / 2
+        return (whole + self.weighted(error, wanted, heard, self.band_weights)) / 2
 
     def weighted(
         self, error: Tensor, target: Tensor, mixture: Tensor, bands: Tensor | float = 1.0
