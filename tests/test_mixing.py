@@ -61,15 +61,23 @@ def test_the_mixture_is_exactly_the_sum(folder):
 
 
 def test_dropped_sources_are_silent(folder):
-    config = MixingConfig(drop=1.0, aligned=0.0, negatives=0.0)
+    config = MixingConfig(drop=1.0, sparse=0.0, aligned=0.0, negatives=0.0)
     dataset = MixtureDataset(folder, "train", LENGTH, config=config)
     for index in range(20):
         _, sources = dataset.draw(index)
         assert [bool(source.any()) for source in sources].count(True) == 1
 
 
+def test_sparse_examples_have_one_source_or_two(folder):
+    config = MixingConfig(sparse=1.0, aligned=0.0, negatives=0.0)
+    dataset = MixtureDataset(folder, "train", LENGTH, config=config)
+    drawn = [[bool(source.any()) for source in dataset.draw(index)[1]] for index in range(40)]
+    assert {sum(playing) for playing in drawn} == {1, 2}
+    assert all(map(any, zip(*drawn, strict=True)))
+
+
 def test_nothing_is_dropped_where_nothing_should_be(folder):
-    config = MixingConfig(drop=0.0, negatives=0.0)
+    config = MixingConfig(drop=0.0, sparse=0.0, negatives=0.0)
     dataset = MixtureDataset(folder, "train", LENGTH, config=config)
     for index in range(20):
         assert all(bool(source.any()) for source in dataset.draw(index)[1])
@@ -85,7 +93,9 @@ def test_negatives_have_a_lead_and_no_vocals(folder):
 
 
 def test_shares_are_what_the_config_says(folder):
-    dataset = MixtureDataset(folder, "train", 4410, config=MixingConfig(drop=0, negatives=0.3))
+    dataset = MixtureDataset(
+        folder, "train", 4410, config=MixingConfig(drop=0, sparse=0, negatives=0.3)
+    )
     silent = [not dataset.draw(index)[1][0].any() for index in range(400)]
     # three standard deviations of a share of 0.3 among 400
     assert np.mean(silent) == pytest.approx(0.3, abs=3 * np.sqrt(0.3 * 0.7 / 400))
@@ -94,7 +104,7 @@ def test_shares_are_what_the_config_says(folder):
 def test_a_flat_aligned_example_is_one_moment_of_one_track(tmp_path):
     same = noise(0)
     write_track(tmp_path, "train", "a", "song", dict.fromkeys(SOURCES, same))
-    config = MixingConfig(aligned=1.0, flat=1.0, drop=0.0, negatives=0.0, dull=0.0)
+    config = MixingConfig(aligned=1.0, flat=1.0, drop=0.0, sparse=0.0, negatives=0.0, dull=0.0)
     dataset = MixtureDataset(tmp_path, "train", LENGTH, config=config)
     for index in range(5):
         _, sources = dataset.draw(index)
@@ -103,7 +113,7 @@ def test_a_flat_aligned_example_is_one_moment_of_one_track(tmp_path):
 
 
 def test_the_heldout_split_reads_nothing_of_train(folder):
-    config = MixingConfig(aligned=1.0, flat=1.0, drop=0.0, negatives=0.0, dull=0.0)
+    config = MixingConfig(aligned=1.0, flat=1.0, drop=0.0, sparse=0.0, negatives=0.0, dull=0.0)
     mixture, _ = MixtureDataset(folder, "heldout", LENGTH, config=config).draw(0)
     spectrum = torch.fft.rfft(mixture[0]).abs()
     # all of train is noise; what is held out here is a tone of 1 kHz
@@ -114,7 +124,7 @@ def test_a_band_limited_voice_limits_the_whole_mixture(tmp_path):
     for k, source in enumerate(SOURCES):
         limit = 8000.0 if source == "vocals" else None
         write_track(tmp_path, "train", source, "bank", {source: noise(k)}, bandwidth=limit)
-    config = MixingConfig(drop=0.0, negatives=0.0, dull=0.0)
+    config = MixingConfig(drop=0.0, sparse=0.0, negatives=0.0, dull=0.0)
     mixture, _ = MixtureDataset(tmp_path, "train", LENGTH, config=config).draw(0)
     spectrum = torch.fft.rfft(mixture[0] * torch.hann_window(LENGTH)).abs()
     # saturation may come after the filter for some source, at a far lower level

@@ -40,6 +40,8 @@ class MixingConfig:
         kinds: weights of the kinds of track for aligned examples.
         remix_kinds: weights of the kinds for a source that is drawn on its own.
         drop: probability that a source is left out.
+        sparse: share of examples of one or two sources, as in intros and breaks; only where
+            something plays alone can a network learn that all of it is wanted.
         negatives: share of examples without vocals and with a melody instrument in `other`.
         speed: largest change of speed and pitch together, as a ratio to either side.
         dull: share of examples that end between 11 and 19 kHz, as lossy uploads do.
@@ -54,6 +56,7 @@ class MixingConfig:
         default_factory=lambda: {"song": 0.35, "band": 0.4, "bank": 0.25}
     )
     drop: float = 0.15
+    sparse: float = 0.1
     negatives: float = 0.15
     speed: float = 0.1
     dull: float = 0.15
@@ -210,6 +213,9 @@ class MixtureDataset:
                 track = self._leads.draw(rng)
                 if not (aligned and "lead" in choices.get("other", (track,))[0].tags):
                     choices["other"] = (track, self._start(rng, track, ("other",)))
+        elif rng.random() < config.sparse:
+            few = rng.choice(list(choices), min(len(choices), int(rng.integers(1, 3))), False)
+            choices = {source: choice for source, choice in choices.items() if source in few}
         else:
             choices = self._drop(rng, choices, config.drop * (0.5 if aligned else 1.0))
         cutoffs = [track.bandwidth for track, _ in choices.values() if track.bandwidth]
