@@ -12,7 +12,6 @@ import argparse
 from collections.abc import Iterator, Sequence
 from itertools import islice
 from pathlib import Path
-from statistics import mean
 
 import torch
 from torch import Tensor
@@ -76,17 +75,23 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     corpus = Corpus(options.corpus, "heldout")
     columns = [f"to {edge:g} Hz" for edge in EDGES] + ["above"]
+    excerpts = {s: list(islice(loudest(corpus, s), options.tracks)) for s in SOURCES}
+    missing = [source for source, found in excerpts.items() if not found]
+    if missing:
+        raise ValueError(
+            f"no {LENGTH / SAMPLE_RATE:.0f} s of {', '.join(missing)} among --tracks "
+            f"{options.tracks} of {options.corpus}; render held-out bands, or give more tracks"
+        )
     print(f"| weights | source | {' | '.join(columns)} |\n|---" + "|---" * (len(columns) + 1) + "|")
     for path in options.weights:
         model = weights.load_pretrained(path)
-        for source in SOURCES:
-            excerpts = list(islice(loudest(corpus, source), options.tracks))
-            scores = [alone(model, source, audio) for audio in excerpts]
-            cells = []
-            for band in range(len(columns)):
-                values = [float(x[band]) for x, _ in scores if not x[band].isnan()]
-                largest = max(float(x[band]) for _, x in scores)
-                cells.append(f"{mean(values):.1f} ({largest:.2f})" if values else "-")
+        for source in model.sources:
+            scores = [alone(model, source, audio) for audio in excerpts[source]]
+            sdr, largest = (torch.stack(x) for x in zip(*scores, strict=True))
+            cells = [
+                "-" if mean.isnan() else f"{mean:.1f} ({top:.2f})"
+                for mean, top in zip(sdr.nanmean(0), largest.amax(0), strict=True)
+            ]
             print(f"| {path} | {source} | {' | '.join(cells)} |", flush=True)
     return 0
 

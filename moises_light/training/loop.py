@@ -112,7 +112,7 @@ def train(
         _groups(model, config.weight_decay), lr=config.lr, betas=(0.9, 0.98), fused=True
     )
     step, seconds, earlier = _resume(folder, config, model, average, optimizer)
-    objective = Objective(model, config.loss, config.bf16, config.absent, config.highs)
+    objective = _objective(model, config)
     wrapped = DistributedDataParallel(objective) if world > 1 else objective
     loader = DataLoader(
         Draws(dataset, 400 if rescan else 0),
@@ -184,6 +184,10 @@ def _make_model(config: TrainConfig, begun: bool) -> MoisesLight:
         else:
             grow(start, model)
     return model
+
+
+def _objective(model: MoisesLight, config: TrainConfig) -> Objective:
+    return Objective(model, config.loss, config.bf16, config.absent, config.highs)
 
 
 def _groups(model: MoisesLight, weight_decay: float) -> list[dict[str, Any]]:
@@ -289,7 +293,7 @@ def averaged_model(
         norm.reset_running_stats()
         norm.momentum = None  # the plain mean of what follows
     result.train()
-    objective = Objective(result, config.loss, config.bf16, config.absent, config.highs)
+    objective = _objective(result, config)
     first = 1 << 40  # numbers that no step draws
     with torch.no_grad():
         for batch in range(CALIBRATION_BATCHES):
