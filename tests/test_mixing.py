@@ -131,6 +131,25 @@ def test_a_band_limited_voice_limits_the_whole_mixture(tmp_path):
     assert spectrum[8200:].square().mean() < 1e-3 * spectrum[:7000].square().mean()
 
 
+def test_bright_pieces_are_those_of_vocals_and_other(folder):
+    quiet = {"drop": 0.0, "sparse": 0.0, "negatives": 0.0, "dull": 0.0, "aligned": 0.0}
+
+    def tilts(bright):
+        """What the config adds above 12 kHz to each source, in dB beside what is below 1 kHz."""
+        config = MixingConfig(**quiet, bright=bright)
+        dataset = MixtureDataset(folder, "train", LENGTH, config=config)
+        spectra = torch.fft.rfft(torch.stack([dataset.draw(index)[1] for index in range(40)]))
+        power = spectra.abs().square()
+        ratio = power[..., 12000:].mean((2, 3)) / power[..., :1000].mean((2, 3))
+        return dict(zip(SOURCES, 10 * ratio.log10().median(dim=0).values, strict=True))
+
+    plain, bright = tilts(0.0), tilts(1.0)
+    for source in ("vocals", "other"):
+        assert bright[source] - plain[source] > 4
+    for source in ("drums", "bass"):
+        assert abs(bright[source] - plain[source]) < 3
+
+
 def test_new_tracks_are_taken_up(tmp_path):
     write_track(tmp_path, "train", "a", "bank", {"bass": noise(0)})
     dataset = MixtureDataset(tmp_path, "train", LENGTH, config=MixingConfig(negatives=0.0))

@@ -134,24 +134,27 @@ def test_highs_count_in_the_band_loss_alone() -> None:
     assert losses["low", "bands"] - losses["all", "bands"] > 2
 
 
-def test_vocals_highs_may_count_more() -> None:
-    """An error above 2 kHz in vocals weighs more; below, and in other sources, it does not."""
+@pytest.mark.parametrize("chosen", [(0,), (0, 3)])
+def test_highs_of_some_sources_may_count_more(chosen: tuple[int, ...]) -> None:
+    """An error above 2 kHz in these weighs more; below, and in other sources, it does not."""
     torch.manual_seed(0)
     model = MoisesLight(**{**TINY, "freq_dim": 256})
     energy = torch.rand(1, 4, 6) + 0.5
     mixture = energy.sum(1, keepdim=True)
     kept = torch.arange(6) < 3
-    plain, highs = (Objective(model, "bands", False, highs=x) for x in (1.0, 3.0))
+    rest = [s for s in range(4) if s not in chosen]
+    names = [SOURCES[s] for s in chosen]
+    plain, highs = (Objective(model, "bands", False, 1.0, x, names) for x in (1.0, 3.0))
     for error in (energy.where(kept, 0.0), energy.where(~kept, 0.0)):
         before = plain.weighted(error, energy, mixture, plain.band_weights)
         after = highs.weighted(error, energy, mixture, highs.band_weights)
-        single = snr_loss(error, energy, mixture)[:, 0, 3:].sum(-1) / 6
-        torch.testing.assert_close(after[:, 0] - before[:, 0], 2 * single)
-        torch.testing.assert_close(after[:, 1:], before[:, 1:])
+        single = snr_loss(error, energy, mixture)[:, chosen, 3:].sum(-1) / 6
+        torch.testing.assert_close(after[:, chosen] - before[:, chosen], 2 * single)
+        torch.testing.assert_close(after[:, rest], before[:, rest])
     with torch.no_grad():
         x, sources = (t[None] for t in Tones(128 * 63).draw(0))
-        assert plain(x, sources)[0, 0] != highs(x, sources)[0, 0]
-        assert torch.equal(plain(x, sources)[0, 1:], highs(x, sources)[0, 1:])
+        assert (plain(x, sources)[0, chosen] != highs(x, sources)[0, chosen]).all()
+        assert torch.equal(plain(x, sources)[0, rest], highs(x, sources)[0, rest])
 
 
 def test_mae_loss_is_zero_only_at_the_target() -> None:
@@ -316,6 +319,7 @@ def test_the_schedule_bends_to_the_budget() -> None:
         ({"frames": 60}, "frames=60; choose a multiple of 8"),
         ({"loss": "mse"}, "loss='mse'; choose one of snr, bands, mae"),
         ({"batch_size": 3, "accumulate": 2}, "cannot be cut into accumulate=2 equal parts"),
+        ({"highs_of": ("strings",)}, "highs_of names strings; choose from vocals, drums"),
         ({"preset": "huge"}, "no preset is called 'huge'"),
     ],
 )
@@ -325,7 +329,7 @@ def test_bad_runs_are_refused(values: dict[str, object], words: str) -> None:
 
 
 def test_config_survives_json() -> None:
-    config = TrainConfig(sources=("vocals",), minutes=3)
+    config = TrainConfig(sources=("vocals",), minutes=3, highs_of=("vocals", "other"))
     assert TrainConfig.from_json(config.to_json()) == config
 
 
@@ -542,12 +546,22 @@ def test_a_grafted_start_and_the_weight_of_highs_are_told(tmp_path: Path) -> Non
     card = {**first.metadata["card"], "grafted": "two features"}
     weights.save(MoisesLight(**TINY), start, {"card": card})
     config = TrainConfig(
-        frames=16, batch_size=2, steps=1, bf16=False, loss="bands", highs=3.0, start=str(start)
+        frames=16,
+        batch_size=2,
+        steps=1,
+        bf16=False,
+        start=str(start),
+        loss="bands",
+        highs=3.0,
+        highs_of=("vocals", "other"),
     )
     card = weights.load(run(config, tmp_path / "second")).metadata["card"]
     text = release.card_text("paper_small", {**SCORED, **card}, None)
     assert re.search("first `paper_small`, 2 steps .*; then grafted: two features\n", text)
-    assert re.search("`paper_small`, 1 steps .*, the vocals' highs 3\\)", text)
+    assert re.search("`paper_small`, 1 steps .*, the highs of vocals and other 3\\)", text)
+    del card["run"]["highs_of"]  # as runs were that knew no other choice
+    text = release.card_text("paper_small", {**SCORED, **card}, None)
+    assert re.search("`paper_small`, 1 steps .*, the highs of vocals 3\\)", text)
 
 
 @pytest.mark.usefixtures("tiny_preset")

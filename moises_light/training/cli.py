@@ -33,7 +33,7 @@ def add_train_arguments(parser: argparse.ArgumentParser) -> None:
         kind: dict[str, Any] = {"type": type(field.default)}
         if isinstance(field.default, bool):
             kind = {"action": argparse.BooleanOptionalAction}
-        elif field.name == "sources":
+        elif isinstance(field.default, tuple):
             kind = {"nargs": "*"}
         parser.add_argument(
             "--" + field.name.replace("_", "-"),
@@ -53,8 +53,13 @@ def train(args: argparse.Namespace) -> int:
     from moises_light.training import loop
     from moises_light.training.mixing import MixtureDataset
 
-    values = {field.name: getattr(args, field.name) for field in fields(TrainConfig)}
-    config = TrainConfig(**{**values, "sources": tuple(values["sources"])})
+    values: dict[str, Any] = {
+        field.name: getattr(args, field.name) for field in fields(TrainConfig)
+    }
+    for name, value in values.items():
+        if isinstance(value, list):
+            values[name] = tuple(value)
+    config = TrainConfig(**values)
     dataset = MixtureDataset(args.corpus, "train", config.segment_length, config.seed)
     if args.threads:
         torch.set_num_threads(args.threads)

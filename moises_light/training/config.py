@@ -6,7 +6,7 @@ import json
 from dataclasses import asdict, dataclass
 from math import cos, pi
 
-from moises_light.config import get_config
+from moises_light.config import SOURCES, get_config
 
 LOSSES = ("snr", "bands", "mae")
 
@@ -31,7 +31,8 @@ class TrainConfig:
         loss: `snr` (see `snr_loss`), `bands` (the same, half of it band by band, see `Objective`)
             or `mae` (the paper's, see `mae_loss`).
         absent: weight of the loss of sources that are absent from an example (not with `mae`).
-        highs: how many times the vocals' bands above 2 kHz count (with `bands`).
+        highs: how many times bands above 2 kHz count (with `bands`) for the sources `highs_of`.
+        highs_of: these sources.
         seed: of the weights and of the examples.
         bf16: compute in bfloat16 where the network allows it.
         start: a `.safetensors` file of weights to start from, or nothing; those of a smaller preset
@@ -53,6 +54,7 @@ class TrainConfig:
     loss: str = "snr"
     absent: float = 0.1
     highs: float = 1.0
+    highs_of: tuple[str, ...] = ("vocals",)
     seed: int = 0
     bf16: bool = True
     start: str = ""
@@ -63,6 +65,10 @@ class TrainConfig:
             raise ValueError(f"frames={self.frames}; choose a multiple of {factor}")
         if self.loss not in LOSSES:
             raise ValueError(f"loss={self.loss!r}; choose one of {', '.join(LOSSES)}")
+        if unknown := set(self.highs_of) - set(SOURCES):
+            raise ValueError(
+                f"highs_of names {', '.join(sorted(unknown))}; choose from {', '.join(SOURCES)}"
+            )
         if self.accumulate < 1 or self.batch_size < 1 or self.batch_size % self.accumulate:
             raise ValueError(
                 f"batch_size={self.batch_size} cannot be cut into accumulate={self.accumulate} "
@@ -92,5 +98,7 @@ class TrainConfig:
     @staticmethod
     def from_json(text: str) -> TrainConfig:
         values = json.loads(text)
-        values["sources"] = tuple(values["sources"])
+        for name in ("sources", "highs_of"):
+            if name in values:
+                values[name] = tuple(values[name])
         return TrainConfig(**values)

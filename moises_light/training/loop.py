@@ -187,7 +187,7 @@ def _make_model(config: TrainConfig, begun: bool) -> MoisesLight:
 
 
 def _objective(model: MoisesLight, config: TrainConfig) -> Objective:
-    return Objective(model, config.loss, config.bf16, config.absent, config.highs)
+    return Objective(model, config.loss, config.bf16, config.absent, config.highs, config.highs_of)
 
 
 def _groups(model: MoisesLight, weight_decay: float) -> list[dict[str, Any]]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 import torch
 from torch import Tensor, nn
 
@@ -19,7 +21,7 @@ EDGES = (250.0, 800.0, 2000.0, 4000.0, 8000.0)
 """Where one band of the loss `bands` ends and the next begins, in Hz."""
 
 HIGHS = 2000.0
-"""Where the bands begin that `Objective` can have count more for vocals, in Hz."""
+"""Where the bands begin that `Objective` can have count more, in Hz."""
 
 WHISPER = 1e-5
 """Share of the whole mixture's energy below which nothing counts in any band, 50 dB below it."""
@@ -100,8 +102,10 @@ class Objective(nn.Module):
         bf16: compute the masks in bfloat16; spectra and losses stay in float32.
         absent: weight of sources that are absent from an example (and a band), see `presence`; not
             for `mae`.
-        highs: how many times the bands above 2 kHz of vocals count in `bands`: consonants and
-            breath have little energy, and a network that learns without this may leave them out.
+        highs: how many times the bands above 2 kHz of some sources count in `bands`: consonants
+            and breath have little energy, and a network that learns without this may leave them
+            out.
+        highs_of: these sources.
     """
 
     bands: Tensor
@@ -114,6 +118,7 @@ class Objective(nn.Module):
         bf16: bool,
         absent: float = 1.0,
         highs: float = 1.0,
+        highs_of: Collection[str] = ("vocals",),
     ):
         super().__init__()
         self.model = model
@@ -124,8 +129,8 @@ class Objective(nn.Module):
         bands = loss_bands(c.freq_dim, c.sample_rate / c.n_fft)
         self.register_buffer("bands", bands, persistent=False)
         high = torch.tensor([0.0, *EDGES]) >= HIGHS
-        voice = torch.tensor([source == "vocals" for source in model.sources])
-        band_weights = torch.where(voice[:, None] & high, highs, 1.0)
+        chosen = torch.tensor([source in highs_of for source in model.sources])
+        band_weights = torch.where(chosen[:, None] & high, highs, 1.0)
         self.register_buffer("band_weights", band_weights, persistent=False)
 
     def forward(self, mixture: Tensor, sources: Tensor) -> Tensor:

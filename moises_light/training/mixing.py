@@ -31,6 +31,10 @@ LEVELS = {"vocals": -20.0, "drums": -20.0, "bass": -21.0, "other": -22.0}
 """Level in dB at which a source enters a mixture of strangers, before its random gain."""
 
 
+BRIGHT = ("vocals", "other")
+"""Sources of which `MixingConfig.bright` raises the highs."""
+
+
 @dataclass(frozen=True)
 class MixingConfig:
     """Shares and strengths of the draw.
@@ -45,6 +49,8 @@ class MixingConfig:
         negatives: share of examples without vocals and with a melody instrument in `other`.
         speed: largest change of speed and pitch together, as a ratio to either side.
         dull: share of examples that end between 11 and 19 kHz, as lossy uploads do.
+        bright: share of pieces of vocals and other whose highs are raised, see `draw_shape`; of
+            the examples that are not `flat`.
         codec: share of examples whose mixture, and only that, went through mp3 or AAC.
         flat: share of aligned examples that stay as they were recorded, save for the level.
         level: mean and deviation of the mixture's level in dB.
@@ -60,6 +66,7 @@ class MixingConfig:
     negatives: float = 0.15
     speed: float = 0.1
     dull: float = 0.15
+    bright: float = 0.25
     codec: float = 0.08
     flat: float = 0.2
     level: tuple[float, float] = (-16.0, 4.0)
@@ -301,7 +308,9 @@ class MixtureDataset:
         n, margin = piece_frame(length, speed)
         piece = self.corpus.read(track, source, start - margin, n)
         room = 0.04 if source == "bass" else 0.15
-        piece = reshape(piece, draw_shape(rng, room=room, cutoff=cutoff), length)
+        bright = self.config.bright if source in BRIGHT else 0.0
+        shape = draw_shape(rng, room=room, cutoff=cutoff, bright=bright)
+        piece = reshape(piece, shape, length)
         if rng.random() < 0.12:
             piece = drive(piece, float(rng.uniform(0.2, 1.0)))
         if rng.random() < 0.5:

@@ -121,12 +121,13 @@ def _run_text(card: Mapping[str, Any]) -> str:
     if "run" not in card:
         return "weights of which no card tells how they were trained"
     run = card["run"]
-    highs = run.get("highs", 1.0)  # older cards know no such weight
+    # older cards know no such weight, and then only that of vocals
+    highs, highs_of = run.get("highs", 1.0), run.get("highs_of", ("vocals",))
     return (
         f"`{run['preset']}`, {card['steps']:,} steps of {run['batch_size']} examples of "
         f"{run['frames']} frames, {card['seconds'] / 3600:.1f} hours; loss `{run['loss']}` (absent "
         f"sources weigh {run['absent']:g}"
-        + (f", the vocals' highs {highs:g}" if highs != 1.0 else "")
+        + (f", the highs of {' and '.join(highs_of)} {highs:g}" if highs != 1.0 else "")
         + f"), AdamW with a peak of {run['lr']:g}, moving average "
         f"{run['ema']:g}, seed {run['seed']}, commit `{card['commit']}`"
         + (f"; then pruned to `G={card['pruned']}`" if "pruned" in card else "")
