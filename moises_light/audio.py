@@ -324,6 +324,8 @@ def _resampled(
     """Bring stereo frames `[n, 2]` to one rate and to tensors `[C, n]`."""
     rate, resampler = sample_rate, None
     for came, block in decoded:
+        if channels == 1:
+            block = block.mean(axis=1, keepdims=True)
         if came != rate:  # at the beginning, or a file that changes its rate on its way
             if resampler is not None:
                 yield _tensor(resampler.resample_chunk(block[:0], last=True))
@@ -331,8 +333,6 @@ def _resampled(
             resampler = None
             if rate != sample_rate:
                 resampler = soxr.ResampleStream(rate, sample_rate, channels, dtype="float32")
-        if channels == 1:
-            block = block.mean(axis=1, keepdims=True)
         yield _tensor(block if resampler is None else resampler.resample_chunk(block))
     if resampler is not None:
         yield _tensor(resampler.resample_chunk(np.zeros((0, channels), np.float32), last=True))

@@ -150,7 +150,7 @@ def separate_file(
     keep = [separator.sources.index(stem) for stem in stems]
     mixture = audio.stream(job.song, rate, channels, warn=say)
     bar = tqdm(
-        total=round(info.seconds) or None,
+        total=max(1, round(info.seconds)),
         desc=printable(Path(job.folder.name))[:30],
         bar_format="{desc} {percentage:3.0f} %|{bar}| {n:.0f} of {total:.0f} s, {remaining} left",
         disable=not sys.stderr.isatty(),
@@ -407,5 +407,5 @@ def _import(name: str, extra: str) -> ModuleType:
     except ModuleNotFoundError as error:
         raise ValueError(
             f"the package {error.name} is not installed; "
-            f"it comes with the extra {extra!r}: pip install '.[{extra}]' in a clone"
+            f"it comes with the extra {extra!r}: pip install -e '.[{extra}]' in a clone"
         ) from error

@@ -199,6 +199,14 @@ def test_the_sound_of_a_video(tmp_path: Path) -> None:
     assert levels(load(path), 440)[0] == pytest.approx(0.5, rel=0.1)
 
 
+@pytest.mark.parametrize("channels", [1, 2])
+def test_a_file_that_changes_its_rate_comes_out_at_one(channels: int) -> None:
+    parts = [(rate, stereo(1.0, rate).astype(np.float32)) for rate in (48_000, 32_000, RATE)]
+    blocks = list(audio._resampled(parts, RATE, channels))
+    assert {len(block) for block in blocks} == {channels}
+    assert sum(block.shape[1] for block in blocks) == pytest.approx(3 * RATE, abs=4)
+
+
 def test_a_video_without_sound_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "clip.mp4"
     with av.open(str(path), "w") as container:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import io
 import os
 import signal
 import subprocess
@@ -116,6 +117,15 @@ def test_a_bad_file_costs_one_line_and_the_others_go_on(
     for line, name in zip(lines, ("bad.mp3", "absent.wav", "folder", "all: "), strict=True):
         assert name in line
     assert lines[3].endswith("times real time; 3 failed")
+
+
+def test_the_bar_takes_the_shortest_song(monkeypatch: pytest.MonkeyPatch) -> None:
+    terminal = io.StringIO()
+    monkeypatch.setattr(terminal, "isatty", lambda: True, raising=False)
+    monkeypatch.setattr(sys, "stderr", terminal)
+    song("blip.wav", seconds=0.3)
+    assert run("blip.wav") == 0
+    assert "blip" in terminal.getvalue()
 
 
 def test_what_is_there_is_kept_unless_forced(capsys: pytest.CaptureFixture[str]) -> None:
@@ -341,5 +351,5 @@ def test_without_its_extra_a_command_says_what_to_install(
     assert cli.main([command]) == 2
     assert capsys.readouterr().err == (
         f"moises-light: the package {module} is not installed; "
-        f"it comes with the extra {extra!r}: pip install '.[{extra}]' in a clone\n"
+        f"it comes with the extra {extra!r}: pip install -e '.[{extra}]' in a clone\n"
     )
