@@ -333,6 +333,20 @@ def test_config_survives_json() -> None:
     assert TrainConfig.from_json(config.to_json()) == config
 
 
+def test_each_process_takes_a_gpu_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is asked of torch; there is no machine with two GPUs to try it on."""
+    asked: list[object] = []
+    monkeypatch.setattr(torch.cuda, "set_device", asked.append)
+    monkeypatch.setattr(loop.distributed, "init_process_group", asked.append)
+    monkeypatch.setattr(loop.distributed, "is_initialized", lambda: False)
+    for name, value in {"RANK": 3, "LOCAL_RANK": 1, "WORLD_SIZE": 4}.items():
+        monkeypatch.setenv(name, str(value))
+    assert loop._ranks("cuda") == (3, 4)
+    assert loop._ranks("cpu") == (3, 4)
+    # the clock that ends a run is told over the CPU, gradients go over the GPUs
+    assert asked == [1, "cpu:gloo,cuda:nccl", "gloo"]
+
+
 @pytest.mark.slow
 def test_two_processes_train_as_one(tmp_path: Path) -> None:
     """`torchrun` with two CPU processes ends with the same weights in both, and a whole state."""

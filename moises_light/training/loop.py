@@ -99,7 +99,7 @@ def train(
     Returns:
         `model.safetensors`.
     """
-    rank, world = _ranks()
+    rank, world = _ranks(device)
     if config.batch_size % (config.accumulate * world):
         raise ValueError(
             f"batch_size={config.batch_size} cannot be cut into {world} processes times "
@@ -402,11 +402,16 @@ def current_rank() -> int:
     return int(os.environ.get("RANK", "0"))
 
 
-def _ranks() -> tuple[int, int]:
-    """Number of this process and how many there are, as `torchrun` tells."""
+def _ranks(device: str) -> tuple[int, int]:
+    """Number of this process and how many there are, as `torchrun` tells.
+
+    With CUDA each process of a machine takes a GPU of its own, the clock goes by the CPU.
+    """
     world = int(os.environ.get("WORLD_SIZE", "1"))
     if world > 1 and not distributed.is_initialized():
-        distributed.init_process_group("nccl" if torch.cuda.is_available() else "gloo")
+        if device == "cuda":
+            torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
+        distributed.init_process_group("cpu:gloo,cuda:nccl" if device == "cuda" else "gloo")
     return current_rank(), world
 
 
