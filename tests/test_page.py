@@ -303,6 +303,14 @@ def test_seek_loop_and_keys(visit: Callable[..., Any], song: Path) -> None:
     assert not state(page)["waiting"]
     page.keyboard.press("l")
     assert state(page)["loop"] is None
+    # brackets as keyboards send them on which they need AltGr, or Option
+    for modifiers in ("altKey: true, ctrlKey: true", "altKey: true"):
+        page.evaluate(
+            f"document.body.dispatchEvent(new KeyboardEvent('keydown', "
+            f"{{key: ']', {modifiers}, bubbles: true}}))"
+        )
+        assert state(page)["loop"] is not None
+        page.keyboard.press("l")
     page.locator(".ml-wave").first.click(position={"x": 2, "y": 10})
     wait(page, "s.position < 2")
 
@@ -327,6 +335,39 @@ def test_stop_really_stops_and_keeps_what_is_there(
     monkeypatch.setattr(ByFrequency, "pause", 0.0)
     page.click("#go")
     wait(page, "s.phase === 'finished' && s.ready.a === 882000")
+
+
+def test_another_song_takes_the_place_of_one_that_is_worked_on(
+    visit: Callable[..., Any], song: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ByFrequency, "pause", 1.0)
+    other = tmp_path / "other song.wav"
+    audio.save(other, tone("bass", 8.0), RATE)
+    page = visit()
+    upload(page, song)
+    page.click("#go")
+    wait(page, "s.ready.a > 0")
+    page.set_input_files("#song input[type=file]", other)
+    page.wait_for_function("document.querySelector('.ml-name').textContent === 'other song'")
+    wait(page, "s.phase === 'ready'")
+    page.wait_for_timeout(2500)
+    assert page.inner_text(".ml-name") == "other song", "the old run writes here no more"
+    assert state(page)["phase"] == "ready"
+    monkeypatch.setattr(ByFrequency, "pause", 0.0)
+    page.click("#go")
+    wait(page, "s.phase === 'finished' && s.ready.a === 352800")
+
+
+def test_a_file_dropped_beside_the_field_never_leaves_the_page(visit: Callable[..., Any]) -> None:
+    page = visit()
+    drop = """() => {
+      const data = new DataTransfer(); data.items.add(new File(['x'], 'x.wav'));
+      const event = new DragEvent('drop', {dataTransfer: data, bubbles: true, cancelable: true});
+      document.querySelector('#stage').dispatchEvent(event);
+      return event.defaultPrevented;
+    }"""
+    page.evaluate("document.querySelector('#song input[type=file]').remove()")
+    assert page.evaluate(drop)
 
 
 def test_a_second_visitor_waits_in_line_and_sees_only_their_own_song(
@@ -416,6 +457,10 @@ def test_a_and_b_switch_without_a_gap_and_blind(visit: Callable[..., Any], song:
     steps = np.diff([s["position"] for s in run]) - np.diff([s["time"] for s in run])
     assert np.abs(steps).max() < 0.03, "the playhead goes on with the clock"
     wait(page, "s.active === 'b' && s.buses.a < 0.01 && s.buses.b > 0.9")
+    # what is taken away is what is heard
+    with page.expect_download() as started:
+        page.get_by_role("button", name="Download drums").click()
+    assert started.value.suggested_filename.endswith("-drums-fullband_small.wav")
     # B gives the bass to the vocals: its vocals alone are louder, and turned down to match
     page.get_by_role("button", name="Solo vocals").click()
     energy = {name: LEVELS[name] ** 2 for name in SOURCES}
@@ -431,6 +476,14 @@ def test_a_and_b_switch_without_a_gap_and_blind(visit: Callable[..., Any], song:
     page.click(".ml-blind-start")
     assert page.locator(".ml-deck").all_inner_texts() == ["Original", "X", "Y"]
     assert "small" not in page.inner_text(".ml-player").lower()
+    other = "+document.querySelector('[data-stem=other]').style.getPropertyValue('--level') > 0.1"
+    heard = set()
+    for key in ("a", "b"):
+        page.keyboard.press(key)
+        wait(page, "s.playing && s.level > 0.02")
+        page.wait_for_function(other)
+        heard.add(state(page)["active"])
+    assert heard == {"a", "b"}, "the meters of both move alike"
     for letter in ("x", "same", "y"):
         page.click(f"[data-vote={letter}]")
     assert state(page)["blind"] == {"rounds": 3, "revealed": False}
@@ -511,6 +564,12 @@ def test_a_shared_link_opens_elsewhere_after_a_restart_until_it_is_deleted(
     assert "UTC" in page.inner_text("#share-until")
     key = page.locator("#share-delete-link textarea, #share-delete-link input").first.input_value()
     look(page, "share")
+    # a new result has no link yet; the old one stays within reach
+    page.click("#go")
+    wait(page, "s.phase === 'finished' && s.takes.length === 1")
+    assert not page.is_visible("#share-link")
+    old = page.locator("#share-earlier a")
+    assert [a.get_attribute("href") for a in old.all()] == [query, "?" + key.partition("?")[2]]
 
     server.restart()
     guest = visit(query, viewport={"width": 390, "height": 844}, has_touch=True, is_mobile=True)

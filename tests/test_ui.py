@@ -2,8 +2,11 @@
 
 import json
 import os
+import threading
 import time
+import unicodedata
 import zipfile
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -21,7 +24,7 @@ from moises_light.config import SOURCES, configs
 from moises_light.model import MoisesLight
 from moises_light.ui import engine as engines
 from moises_light.ui import export, jobs, player, plots, share, theme, words
-from moises_light.ui.demo import build_demo
+from moises_light.ui.demo import _quote, build_demo
 from moises_light.ui.engine import Engine
 from moises_light.ui.handlers import PREVIEW, WHOLE, Studio
 from moises_light.ui.jobs import SAMPLE_RATE
@@ -334,13 +337,39 @@ def test_tags_travel(tmp_path: Path) -> None:
     assert audio.probe(made.path).tags == {**tags, "title": "Blue (vocals)"}
 
 
-@pytest.mark.parametrize("name", ["../../etc/x", "a/b\\c:d*e?f", "  .hidden. ", "Ünïcödé 曲", ""])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "../../etc/x",
+        "a/b\\c:d*e?f",
+        "  .hidden. ",
+        "Ünïcödé 曲",
+        "",
+        "曲" * 120,
+        "🎵" * 120,
+        "é" * 99,
+    ],
+)
 def test_file_names_are_safe_anywhere(song: jobs.Song, name: str) -> None:
     made = export.file_name(replace(song, name=name), "vocals", new_take(song), "wav")
     assert Path(made).name == made
     assert not set(made) & set('/\\:*?"<>|')
     assert not made.startswith(".")
     assert made.endswith("-vocals-paper_small.wav")
+    assert len(made.encode()) <= 200, "with a draft's ending it must stay within 255 bytes"
+
+
+@pytest.mark.parametrize("name", ["कहते हैं", "Beyoncé", "Beyonce\N{COMBINING ACUTE ACCENT}"])
+def test_file_names_keep_letters_with_their_marks(song: jobs.Song, name: str) -> None:
+    made = export.file_name(replace(song, name=name), "vocals", new_take(song), "wav")
+    assert made == f"{unicodedata.normalize('NFC', name)}-vocals-paper_small.wav"
+
+
+def test_a_long_name_in_any_script_can_be_taken_away(song: jobs.Song) -> None:
+    long = replace(song, name="曲" * 120)
+    made = export.write(long, separated(long), "all", "flac")
+    with zipfile.ZipFile(made.path) as archive:
+        assert len(archive.namelist()) == 4
 
 
 # --------------------------------------------------------------------------- links
@@ -398,6 +427,56 @@ def test_a_link_that_never_was_opens_nothing(tmp_path: Path, token: object) -> N
     (tmp_path / "links").mkdir()
     with pytest.raises(ValueError, match="never there"):
         share.Shares(tmp_path / "links").open(token, tmp_path)  # type: ignore[arg-type]
+
+
+def test_two_who_open_a_link_at_once_share_a_copy(song: jobs.Song, tmp_path: Path) -> None:
+    shares, songs = share.Shares(tmp_path / "links"), tmp_path / "elsewhere"
+    link = shares.create(song, [separated(song)])
+    opened: list[jobs.Song] = []
+    friends = [
+        threading.Thread(target=lambda: opened.append(shares.open(link.token, songs)))
+        for _ in range(3)
+    ]
+    for friend in friends:
+        friend.start()
+    for friend in friends:
+        friend.join()
+    assert len({one.token for one in opened}) == len(list(songs.iterdir())) == 1
+
+
+def test_a_deleted_link_takes_every_copy_with_it(song: jobs.Song, tmp_path: Path) -> None:
+    songs, links = song.folder.parent, tmp_path / "links"
+    link = share.Shares(links).create(song, [separated(song)])
+    for _ in range(2):  # as before a restart, and after it
+        opened = share.Shares(links).open(link.token, songs)
+    jobs.fork(opened, "a")
+    assert len(list(songs.iterdir())) == 4
+    studio = Studio(Engine(tmp_path), songs, share.Shares(links))
+    assert studio.unshare(link.token, link.key)
+    assert list(songs.iterdir()) == [song.folder], "the maker's own song stays"
+
+
+def test_a_link_that_cannot_be_opened_leaves_nothing(song: jobs.Song, tmp_path: Path) -> None:
+    shares, songs = share.Shares(tmp_path / "links"), tmp_path / "elsewhere"
+    link = shares.create(song, [separated(song)])
+    asked = []
+
+    def no_room(needed: int) -> None:
+        asked.append(needed)
+        raise ValueError("there is no room")
+
+    with pytest.raises(ValueError, match="no room"):
+        shares.open(link.token, songs, no_room)
+    assert not songs.exists()
+    (tmp_path / "links" / link.token / "a-bass.flac").write_bytes(b"")
+    with pytest.raises(ValueError, match="a-bass"):
+        shares.open(link.token, songs)
+    assert not list(songs.iterdir())
+    # what was asked for is what an opened link takes
+    link = shares.create(song, [separated(song)])
+    opened = shares.open(link.token, songs)
+    size = sum(path.stat().st_size for path in opened.folder.glob("*.[fp]*"))
+    assert asked[0] == pytest.approx(size, rel=0.01)
 
 
 def test_links_stay_within_their_room(song: jobs.Song, tmp_path: Path) -> None:
@@ -529,6 +608,11 @@ def studio(checkpoints: Path, tmp_path: Path) -> Studio:
     return Studio(Engine(checkpoints), tmp_path / "songs", shares)
 
 
+def events_of(studio: Studio, song: jobs.Song, *part: int) -> Iterator[tuple[str, str, jobs.Take]]:
+    with studio.run(song) as run:
+        yield from studio.separate(run, "a", "paper_small", "cpu", *part)
+
+
 def test_presets_without_weights_are_listed_and_refused(studio: Studio) -> None:
     presets = studio.engine.presets()
     assert list(presets) == list(configs)
@@ -559,7 +643,7 @@ def test_a_speed_is_only_said_once_it_was_measured(studio: Studio, song: jobs.So
 
 
 def test_a_real_network_runs_through_the_studio(studio: Studio, song: jobs.Song) -> None:
-    events = list(studio.separate(song, "a", "paper_small", "cpu", 0, song.frames, True))
+    events = list(events_of(studio, song, 0, song.frames, True))
     phases = [phase for phase, _, _ in events]
     assert phases[0] == "running"
     assert phases[-1] == "finished"
@@ -570,10 +654,63 @@ def test_a_real_network_runs_through_the_studio(studio: Studio, song: jobs.Song)
     torch.testing.assert_close(total, tones().sum(0), rtol=0, atol=1e-5)
 
 
+def test_a_song_has_one_run_at_a_time(studio: Studio, song: jobs.Song) -> None:
+    quote = _quote(studio)
+    go = lambda: quote("paper_small", "cpu", song.token, WHOLE)[1]["interactive"]  # noqa: E731
+    assert go()
+    first = events_of(studio, song, 0, song.frames)
+    next(first)
+    assert not go(), "Separate stays grey whatever setting is changed meanwhile"
+    with pytest.raises(gr.Error, match="being separated already"):
+        next(events_of(studio, song, 0, song.frames))
+    *_, (phase, _, take) = first
+    assert (phase, take.ready) == ("finished", song.frames)
+    assert len(jobs.samples(song, "a", 4)) == song.frames
+    assert go()
+
+
+def test_a_run_that_was_left_ends(studio: Studio, song: jobs.Song) -> None:
+    with studio.run(song) as run:
+        events = studio.separate(run, "a", "paper_small", "cpu", 0, song.frames)
+        next(events)
+        assert not studio.leave(jobs.new_token())
+        assert not run.left
+        assert studio.leave(song.token)
+        assert run.left
+        assert [phase for phase, _, _ in events][-1] == "stopped"
+    assert not studio.leave(song.token)
+
+
+def test_a_waiting_a_leaves_b_until_its_turn(studio: Studio, song: jobs.Song) -> None:
+    separated(song)
+    separated(song, "b", "fullband_small")
+    other = events_of(studio, jobs.fork(song), 0, song.frames)
+    next(other)
+    waiting = events_of(studio, song, 0, song.frames)
+    assert next(waiting)[0] == "queued"
+    studio.stop(song.token)
+    assert [phase for phase, _, _ in waiting] == ["stopped"]
+    assert [take.slot for take in jobs.load_takes(song)] == ["a", "b"]
+    other.close()
+    list(events_of(studio, song, 0, song.frames))
+    assert [take.slot for take in jobs.load_takes(song)] == ["a"]
+
+
+def test_what_was_made_of_a_stays_when_b_is_forgotten(song: jobs.Song) -> None:
+    takes = {slot: separated(song, slot) for slot in jobs.SLOTS}
+    made = {
+        (slot, what): export.write(song, take, what, "flac").path
+        for slot, take in takes.items()
+        for what in ("all", "mix")
+    }
+    jobs.forget(song, "b")
+    assert {key for key, path in made.items() if path.is_file()} == {("a", "all"), ("a", "mix")}
+
+
 def test_two_runs_never_work_at_once(studio: Studio, song: jobs.Song) -> None:
     other = jobs.fork(song)
-    first = studio.separate(song, "a", "paper_small", "cpu", 0, song.frames)
-    second = studio.separate(other, "a", "paper_small", "cpu", 0, song.frames)
+    first = events_of(studio, song, 0, song.frames)
+    second = events_of(studio, other, 0, song.frames)
     assert next(first)[0] == "running"
     phase, text, _ = next(second)
     assert phase == "queued"
@@ -586,8 +723,8 @@ def test_two_runs_never_work_at_once(studio: Studio, song: jobs.Song) -> None:
 
 def test_stop_reaches_a_run_that_waits(studio: Studio, song: jobs.Song) -> None:
     other = jobs.fork(song)
-    first = studio.separate(song, "a", "paper_small", "cpu", 0, song.frames)
-    second = studio.separate(other, "a", "paper_small", "cpu", 0, song.frames)
+    first = events_of(studio, song, 0, song.frames)
+    second = events_of(studio, other, 0, song.frames)
     next(first), next(second)
     studio.stop(other.token)
     assert [phase for phase, _, _ in second] == ["stopped"]
@@ -625,7 +762,7 @@ def test_nothing_unpicklable_goes_to_a_gpu_worker(
         yield from (block.numpy() for block in split(tones()))
 
     monkeypatch.setattr(engines, "_blocks", blocks)
-    list(studio.separate(song, "a", "paper_small", "cpu", 0, song.frames))
+    list(events_of(studio, song, 0, song.frames))
     assert {type(argument) for argument in seen[0]} <= {str, int, bool, type(None)}
     assert engines._seconds_of_gpu(*seen[0]) >= 20
 

@@ -11,7 +11,7 @@ from urllib.parse import urlencode
 import gradio as gr
 
 from moises_light.config import SOURCES
-from moises_light.ui import jobs, plots, words
+from moises_light.ui import export, jobs, plots, words
 from moises_light.ui.engine import Engine
 from moises_light.ui.handlers import EXAMPLES, PREVIEW, WHOLE, Studio, explain
 from moises_light.ui.player import address, payload, stem_player
@@ -25,6 +25,10 @@ FORMATS = [
     ("FLAC", "flac"),
     ("MP3", "mp3"),
 ]
+EXAMPLE = EXAMPLES / "francium.mp3"
+Made = tuple[str, str, str, float]
+"""A link that a visitor made: its token and key, the song's name, and when it ends."""
+
 QUIET: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
 DOWNLOAD = """(file) => {
   if (!file || !file.url) return;
@@ -53,7 +57,8 @@ def build_demo(checkpoints: str | Path | None = None, *, studio: Studio | None =
     ) as demo:
         token = gr.State(None, time_to_live=7200)
         gr.HTML((STATIC / "header.html").read_text(encoding="utf-8"), apply_default_css=False)
-        with gr.Row(elem_id="ml-studio", equal_height=False):
+        lacks = None if EXAMPLE.is_file() else "ml-no-example"
+        with gr.Row(elem_id="ml-studio", elem_classes=lacks, equal_height=False):
             with gr.Column(scale=0, min_width=320, elem_id="desk"):
                 desk = _desk(studio)
             with gr.Column(scale=1, min_width=300, elem_id="stage"):
@@ -70,7 +75,7 @@ def build_demo(checkpoints: str | Path | None = None, *, studio: Studio | None =
                             .replace("{table}", words.table(studio.engine.presets())),
                             elem_classes="ml-prose",
                         )
-        _wire_song(studio, token, player, desk, compare, views)
+        _wire_song(studio, token, player, desk, views)
         _wire_runs(studio, token, player, desk, compare, views, away)
         _wire_links(studio, demo, token, player, desk, compare, views, tabs)
         _programs(studio)
@@ -105,7 +110,13 @@ def _desk(studio: Studio) -> Parts:
     desk: Parts = {}
     desk["upload"] = gr.File(label="Song", elem_id="song", height=128, type="filepath")
     with gr.Row(elem_classes="ml-either"):
-        desk["example"] = gr.Button("Try the example", elem_id="example", size="sm", min_width=100)
+        desk["example"] = gr.Button(
+            "Try the example",
+            elem_id="example",
+            size="sm",
+            min_width=100,
+            visible=EXAMPLE.is_file(),
+        )
         desk["recorder"] = gr.Button("Record", elem_id="recorder", size="sm", min_width=100)
     desk["record"] = gr.Audio(
         sources=["microphone"],
@@ -303,32 +314,51 @@ def _share_tab(studio: Studio, token: gr.State, desk: Parts, compare: Parts, vie
             interactive=False,
         )
         made = gr.State(None)
+        earlier = gr.Markdown("", elem_id="share-earlier", elem_classes="ml-small")
+        before = gr.State([])
     hidden = gr.update(visible="hidden")
 
-    def create(song_token: str) -> tuple[Any, ...]:
+    def create(song_token: str, made: Made | None, before: list[Made]) -> tuple[Any, ...]:
         song = studio.song(song_token)
         try:
             link = studio.shares.create(song, jobs.load_takes(song))
         except Exception as error:
             raise explain(error) from error
+        before = [*before, made] if made else before
         query = f"?r={link.token}"
         return (
             gr.update(value=query, visible=True),
             f"It works until {words.until(link.expires)}.",
             gr.update(value=f"{query}&delete={link.key}", visible=True),
             gr.update(visible=True),
-            (link.token, link.key),
+            (link.token, link.key, song.name, link.expires),
+            words.earlier_links(before),
+            before,
         )
 
-    def remove(made: tuple[str, str] | None) -> tuple[Any, ...]:
-        if not made or not studio.unshare(*made):
+    def remove(made: Made | None, before: list[Made]) -> tuple[Any, ...]:
+        if not made or not studio.unshare(*made[:2]):
             raise gr.Error("This link is already gone.")
-        return hidden, "The link is deleted; nobody can open it any more.", hidden, hidden, None
+        said = "The link is deleted; nobody can open it any more."
+        return hidden, said, hidden, hidden, None, gr.skip(), before
 
-    outputs = [link, until, delete_link, delete, made]
+    def put_away(made: Made | None, before: list[Made]) -> tuple[Any, ...]:
+        """A link belongs to the result that it was made of; the next result has none yet."""
+        before = [*before, made] if made else before
+        return hidden, "", hidden, hidden, None, words.earlier_links(before), before
+
+    outputs = [link, until, delete_link, delete, made, earlier, before]
+    gr.on(
+        [token.change, desk["go"].click, compare["go"].click],
+        put_away,
+        [made, before],
+        outputs,
+        queue=False,
+        **QUIET,
+    )
     done = make.click(
         create,
-        token,
+        [token, made, before],
         outputs,
         concurrency_limit=2,
         show_progress_on=[make],
@@ -336,7 +366,7 @@ def _share_tab(studio: Studio, token: gr.State, desk: Parts, compare: Parts, vie
     )
     for box in (link, delete_link):
         done.then(None, box, box, js=WHOLE_ADDRESS)
-    delete.click(remove, made, outputs, **QUIET)
+    delete.click(remove, [made, before], outputs, **QUIET)
 
     def write_settings(preset: str, preset_b: str | None, view: str) -> str:
         query = {"preset": preset, "preset_b": preset_b, "view": view if view != "song" else None}
@@ -362,21 +392,23 @@ def _quote(studio: Studio) -> Callable[..., tuple[Any, Any]]:
         if song is not None:
             seconds = studio.extent(song, extent, 0)[1] / jobs.SAMPLE_RATE
         text = words.cost(studio.engine, known, device, seconds)
-        return text, gr.update(interactive=known.available and song is not None)
+        free = song is not None and not studio.is_busy(token)
+        return text, gr.update(interactive=known.available and free)
 
     return quote
 
 
-def _wire_song(
-    studio: Studio, token: gr.State, player: gr.HTML, desk: Parts, compare: Parts, views: Parts
-) -> None:
+def _wire_song(studio: Studio, token: gr.State, player: gr.HTML, desk: Parts, views: Parts) -> None:
     quote = _quote(studio)
     settings = [desk["preset"], desk["device"], desk["extent"]]
 
     def arrive(
-        path: str | None, preset: str, device: str, extent: str, *, origin: str
+        path: str | None, before: str | None, preset: str, device: str, extent: str, *, origin: str
     ) -> list[Any]:
         song = studio.open_song(path, origin)
+        price, go = quote(preset, device, song.token, extent)
+        if studio.leave(before):  # its end, at the next block, frees the button
+            go = gr.update(interactive=False)
         latest = max(1, int(song.seconds - 30))
         place = gr.update(maximum=latest, value=min(latest, int(song.seconds / 3)))
         text = song.warning or "Listen to the original, or press Separate."
@@ -384,7 +416,8 @@ def _wire_song(
             song.token,
             payload(song, text=text),
             place,
-            *quote(preset, device, song.token, extent),
+            price,
+            go,
             gr.update(choices=plots.choices([]), value="song"),
         ]
 
@@ -397,7 +430,7 @@ def _wire_song(
         # the field is emptied whether the song could be read or not, and takes the next one
         read = event(
             lambda path, *rest, origin=origin: arrive(path, *rest, origin=origin),
-            [source, *settings],
+            [source, token, *settings],
             arrival,
             concurrency_limit=4,
             concurrency_id="decode",
@@ -407,8 +440,8 @@ def _wire_song(
         for over in (read.success, read.failure):
             over(lambda: None, None, source, **QUIET)
     desk["example"].click(
-        lambda *rest: arrive(str(EXAMPLES / "francium.mp3"), *rest, origin="example"),
-        settings,
+        lambda *rest: arrive(str(EXAMPLE), *rest, origin="example"),
+        [token, *settings],
         arrival,
         concurrency_limit=4,
         concurrency_id="decode",
@@ -442,22 +475,25 @@ def _wire_runs(
         song: jobs.Song, slot: str, preset: str, device: str, part: tuple[int, int], rest: bool
     ) -> Iterator[tuple[Any, ...]]:
         """The player's values while a take grows, and both buttons."""
-        try:
-            for phase, text, take in studio.separate(song, slot, preset, device, *part, rest):
-                button = busy if phase in ("queued", "running") else idle
-                yield song.token, studio.show(song, slot, phase, text, take), button, button
-        except Exception as error:
-            shown = explain(error)
-            failed = payload(
-                song, jobs.load_takes(song), phase="failed", text=str(shown.message), slot=slot
-            )
-            yield song.token, failed, idle, idle
+        with studio.run(song) as run:
+            try:
+                for phase, text, take in studio.separate(run, slot, preset, device, *part, rest):
+                    if run.left:
+                        break
+                    button = busy if phase in ("queued", "running") else idle
+                    yield song.token, studio.show(song, slot, phase, text, take), button, button
+            except Exception as error:
+                text, takes = str(explain(error).message), jobs.load_takes(song)
+                if not run.left:
+                    failed = payload(song, takes, phase="failed", text=text, slot=slot)
+                    yield song.token, failed, idle, idle
+            if run.left:  # the page shows another song by now; Gradio sends the last values twice
+                yield gr.skip(), gr.skip(), idle, idle
 
     def separate_a(
         token: str, preset: str, device: str, extent: str, at: float, rest: bool
     ) -> Iterator[tuple[Any, ...]]:
         song = studio.own(studio.song(token))
-        jobs.forget(song, "b")
         yield from follow(song, "a", preset, device, studio.extent(song, extent, at), rest)
 
     def separate_b(token: str, preset: str, device: str, rest: bool) -> Iterator[tuple[Any, ...]]:
@@ -494,17 +530,19 @@ def _wire_runs(
     shown = [views["view"], views["plot"], away["slot"]]
     quoted = [desk["preset"], desk["device"], token, desk["extent"]]
     runs: dict[str, Any] = {"concurrency_limit": 20, "concurrency_id": "separate", **QUIET}
-    desk["go"].click(
+    quote, priced_a = _quote(studio), [desk["price"], desk["go"]]
+    first = desk["go"].click(
         separate_a,
         [token, *(desk[name] for name in ("preset", "device", "extent", "place", "residual"))],
         outputs,
         **runs,
-    ).then(after, rest, shown, **QUIET).then(
-        _quote(studio), quoted, [desk["price"], desk["go"]], **QUIET
     )
-    compare["go"].click(
+    second = compare["go"].click(
         separate_b, [token, compare["preset"], desk["device"], desk["residual"]], outputs, **runs
-    ).then(after, rest, shown, **QUIET).then(price_b, priced, compare["price"], **QUIET)
+    )
+    for run in (first, second):
+        run.then(after, rest, shown, **QUIET).then(quote, quoted, priced_a, **QUIET)
+    second.then(price_b, priced, compare["price"], **QUIET)
     desk["stop"].click(studio.stop, token, None, queue=False, **QUIET)
 
     for control in (compare["preset"], token):
@@ -562,7 +600,7 @@ def _wire_links(
         elif link:
             yield keep, {"opening": "Opening a shared song …"}, keep, keep, keep, keep, keep
             try:
-                song = studio.shares.open(link, studio.root)
+                song = studio.open_link(link)
             except Exception as error:
                 text = explain(error).message
                 yield keep, {"opening": "", "trouble": text}, preset, preset_b, keep, keep, keep
@@ -583,7 +621,9 @@ def _wire_links(
             )
             return
         elif asked.get("example") == "francium":
-            song = studio.open_song(str(EXAMPLES / "francium.mp3"), "example")
+            if not EXAMPLE.is_file():
+                raise gr.Error("The example is not part of this installation. Drop a song instead.")
+            song = studio.open_song(str(EXAMPLE), "example")
             text = "Listen to the original, or press Separate."
             go = gr.update(interactive=bool(runnable))
             yield song.token, payload(song, text=text), preset, preset_b, keep, tab, go
@@ -622,19 +662,15 @@ def _programs(studio: Studio) -> None:
         Returns:
             One file per stem: vocals, drums, bass, other.
         """
-        opened = studio.open_song(song)
         try:
+            export.check_format(format)
+            opened = studio.open_song(song)
             take = None
-            for _, _, take in studio.separate(  # noqa: B007
-                opened,
-                "a",
-                preset,
-                device,
-                0,
-                opened.frames,
-                residual,
-            ):
-                pass
+            with studio.run(opened) as run:
+                for _, _, take in studio.separate(  # noqa: B007
+                    run, "a", preset, device, 0, opened.frames, residual
+                ):
+                    pass
         except Exception as error:
             raise explain(error) from error
         names = take.sources if take else ()

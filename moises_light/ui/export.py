@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import unicodedata
 import zipfile
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -20,6 +21,9 @@ MIXES = {"karaoke": "vocals", "drumless": "drums"}
 
 MAX_GAIN = 2.0
 
+NAME_BYTES = 120
+"""Bytes of a song's name that its files carry."""
+
 
 @dataclass(frozen=True)
 class Export:
@@ -34,13 +38,30 @@ class Export:
     gain: float
 
 
+def check_format(format: str) -> None:
+    """Raise `ValueError` for a format that is not offered."""
+    if format not in audio.FORMATS:
+        raise ValueError(f"there is no format {format!r}; choose one of {', '.join(audio.FORMATS)}")
+
+
 def file_name(song: Song, what: str, take: Take, extension: str) -> str:
     """`<song>-<what>-<preset>.<extension>`, safe on every system.
 
-    Letters of any script stay; what file systems or shells take for their own does not.
+    Letters of any script stay, with their marks; what file systems or shells take for their own
+    does not. File systems count bytes, at most 255 of them, and a letter may have four.
     """
-    name = re.sub(r"[^\w .()&+'-]+", "_", song.name).strip(" .")[:80] or "song"
-    return f"{name}-{what}-{take.preset}.{extension}"
+    name = "".join(c if _is_plain(c) else "\0" for c in unicodedata.normalize("NFC", song.name))
+    name = re.sub("\0+", "_", name).strip(" .")
+    name = name.encode()[:NAME_BYTES].decode(errors="ignore").rstrip(" .")
+    return f"{name or 'song'}-{what}-{take.preset}.{extension}"
+
+
+def _is_plain(character: str) -> bool:
+    return (
+        character.isalnum()
+        or character in " _.()&+'-"
+        or unicodedata.category(character).startswith("M")
+    )
 
 
 def tags(song: Song, what: str) -> dict[str, str]:
@@ -64,14 +85,13 @@ def write(
     Raises:
         ValueError: if there is no such stem, mix or format, or the take is empty.
     """
-    if format not in audio.FORMATS:
-        raise ValueError(f"there is no format {format!r}; choose one of {', '.join(audio.FORMATS)}")
+    check_format(format)
     if not take.ready:
         raise ValueError("nothing is separated yet; press Separate first")
     # each format in a folder of its own: wav16 and wav24 have the same extension
     # and each mix, since two who opened the same link may want different ones
-    own = jobs.new_token() if what == "mix" else f"{take.serial}-{format}"
-    folder = song.folder / "exports" / own
+    own = jobs.new_token() if what == "mix" else format
+    folder = song.folder / "exports" / f"{take.serial}-{own}"
     folder.mkdir(parents=True, exist_ok=True)
     extension = audio.FORMATS[format]
     if what == "all":

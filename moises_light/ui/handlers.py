@@ -8,7 +8,8 @@ import shutil
 import threading
 import time
 from collections.abc import Iterator
-from dataclasses import replace
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -50,6 +51,21 @@ def _sentence(text: str) -> str:
     return front if front.endswith(".") else f"{front}."
 
 
+@dataclass
+class Run:
+    """A run of a visitor's song, from the click to its end.
+
+    Args:
+        song: what is separated.
+        stop: set when it shall end with what is there.
+        left: whether the visitor has gone on to another song.
+    """
+
+    song: jobs.Song
+    stop: threading.Event = field(default_factory=threading.Event)
+    left: bool = False
+
+
 class Studio:
     """What all visitors share: the networks, the line in front of them, the folder of songs.
 
@@ -70,7 +86,7 @@ class Studio:
         self.root = root or Path(get_upload_folder()) / "studio"
         self.shares = shares or Shares()
         self.turnstile = jobs.Turnstile()
-        self._stops: dict[str, threading.Event] = {}
+        self._runs: dict[str, Run] = {}
 
     # ------------------------------------------------------------------ a song comes in
 
@@ -84,17 +100,25 @@ class Studio:
         except Exception as error:
             raise explain(error) from error
 
-    def make_room(self) -> None:
-        """Sweep where the disk is nearly full.
+    def make_room(self, needed: int = 0) -> None:
+        """Sweep where the disk is nearly full, or would be with `needed` bytes more.
 
         Raises:
             ValueError: if that did not help.
         """
         self.root.mkdir(parents=True, exist_ok=True)
-        if shutil.disk_usage(self.root).free < KEEP_FREE_BYTES:
+        if shutil.disk_usage(self.root).free < KEEP_FREE_BYTES + needed:
             self.sweep(KEEP_SECONDS / 4)
-            if shutil.disk_usage(self.root).free < KEEP_FREE_BYTES:
+            if shutil.disk_usage(self.root).free < KEEP_FREE_BYTES + needed:
                 raise ValueError("there is no room for another song right now; try again later")
+
+    def open_link(self, link: str) -> jobs.Song:
+        """The song of a shared result.
+
+        Raises:
+            ValueError: if there is no such link, or no room to open it.
+        """
+        return self.shares.open(link, self.root, self.make_room)
 
     def song(self, token: str | None) -> jobs.Song:
         """The visitor's song.
@@ -137,9 +161,28 @@ class Studio:
         start = int(max(0.0, at) * jobs.SAMPLE_RATE)
         return min(start, song.frames - frames), frames
 
+    @contextmanager
+    def run(self, song: jobs.Song) -> Iterator[Run]:
+        """Room for a run of a song; it can be stopped or left while this is open.
+
+        Raises:
+            gr.Error: if the song has a run already: two would write the same files.
+        """
+        run = Run(song)
+        if self._runs.setdefault(song.token, run) is not run:
+            raise gr.Error("This song is being separated already. Wait for it, or press Stop.")
+        try:
+            yield run
+        finally:
+            del self._runs[song.token]
+
+    def is_busy(self, token: str | None) -> bool:
+        """Whether a song has a run that has not ended."""
+        return token in self._runs
+
     def separate(
         self,
-        song: jobs.Song,
+        run: Run,
         slot: str,
         preset: str,
         device: str,
@@ -151,6 +194,13 @@ class Studio:
 
         Yields:
             The phase ("queued", "running", "finished" or "stopped"), a line on it, and the take.
+
+        Args:
+            run: from `run`.
+            slot: "a" or "b". A new A forgets B.
+            preset, device: what works.
+            start, frames: first sample and number of samples, see `extent`.
+            residual: whether what no stem claims goes to "other".
 
         Raises:
             ValueError: if the preset or the device is not there, or the line is full.
@@ -166,7 +216,7 @@ class Studio:
             cutoff=known.cutoff,
             parameters=known.parameters,
         )
-        stop = self._stops[song.token] = threading.Event()
+        song, stop = run.song, run.stop
         ticket = self.turnstile.enter()
         try:
             while place := self.turnstile.place(ticket):
@@ -175,7 +225,8 @@ class Studio:
                     take = replace(take, state="stopped")
                     yield "stopped", words.ended(take, jobs.SAMPLE_RATE), take
                     return
-            jobs.forget(song, slot)
+            # a comparison stands beside the take that it was made for
+            jobs.forget(song, *(jobs.SLOTS if slot == "a" else (slot,)))
             blocks = self.engine.blocks(song, take, residual)
             now = take
             for now in jobs.separate(song, take, blocks, stop.is_set):
@@ -186,14 +237,20 @@ class Studio:
             yield now.state, words.ended(now, jobs.SAMPLE_RATE), now
         finally:
             self.turnstile.leave(ticket)
-            if self._stops.get(song.token) is stop:
-                del self._stops[song.token]
 
     def stop(self, token: str | None) -> None:
         """Let the visitor's run end at its next block."""
-        event = self._stops.get(token or "")
-        if event is not None:
-            event.set()
+        if run := self._runs.get(token or ""):
+            run.stop.set()
+
+    def leave(self, token: str | None) -> bool:
+        """Let the run of a song end that its visitor has left; false if there is none."""
+        run = self._runs.get(token or "")
+        if run is None:
+            return False
+        run.left = True
+        run.stop.set()
+        return True
 
     def show(
         self, song: jobs.Song, slot: str, phase: str, text: str, take: jobs.Take
@@ -228,11 +285,15 @@ class Studio:
         try:
             self.make_room()
             return export.write(song, take, what, format, faders)
+        except FileNotFoundError as error:
+            if jobs.load_take(song, slot) == take:
+                raise explain(error) from error
+            raise gr.Error("These stems have just been replaced. Take the new ones.") from error
         except Exception as error:
             raise explain(error) from error
 
     def unshare(self, token: str, key: str) -> bool:
-        """Delete a link and what its visitors opened; false if the key does not fit."""
+        """Delete a link and every copy that its visitors opened; false if the key does not fit."""
         if not self.shares.delete(token, key):
             return False
         self.shares.forget_opened(token, self.root)

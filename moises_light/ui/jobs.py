@@ -70,6 +70,7 @@ class Song:
         tags: title, artist and so on, as the file named them.
         origin: "upload", "recording", "example" or "link".
         warning: what is wrong with the file, where it could be read only in part.
+        link: token of the shared result that it came from, if any.
     """
 
     folder: Path
@@ -80,6 +81,7 @@ class Song:
     tags: dict[str, str] = field(default_factory=dict)
     origin: str = "upload"
     warning: str = ""
+    link: str = ""
 
     @property
     def token(self) -> str:
@@ -200,11 +202,14 @@ def load_takes(song: Song) -> list[Take]:
 
 
 def forget(song: Song, *slots: str) -> None:
-    """Delete takes and what was made of them."""
+    """Delete takes and what was made of them; what was made of others stays."""
     for slot in slots:
+        take = load_take(song, slot)
         for path in song.folder.glob(f"{slot}.*"):
             path.unlink(missing_ok=True)
-    shutil.rmtree(song.folder / "exports", ignore_errors=True)
+        if take is not None:
+            for folder in (song.folder / "exports").glob(f"{take.serial}-*"):
+                shutil.rmtree(folder, ignore_errors=True)
 
 
 def fork(song: Song, *slots: str) -> Song:

@@ -15,8 +15,10 @@ import json
 import os
 import shutil
 import tempfile
+import threading
 import time
 from collections.abc import Callable
+from contextlib import closing
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -70,6 +72,7 @@ class Shares:
         self.limit = int(gigabytes * 1e9) if limit is None else limit
         self._clock = clock
         self._opened: dict[str, str] = {}
+        self._doors: dict[str, threading.Lock] = {}
 
     def create(self, song: Song, takes: list[Take]) -> Link:
         """Store a result.
@@ -131,45 +134,63 @@ class Shares:
             return None
         return result if result["expires"] > self._clock() else None
 
-    def open(self, token: str, songs: Path) -> Song:
+    def open(
+        self, token: str, songs: Path, make_room: Callable[[int], None] = lambda needed: None
+    ) -> Song:
         """Decode a link's result into a song's folder, once for all who open it.
+
+        Args:
+            token: of the link.
+            songs: folder of the songs.
+            make_room: called with the bytes that it takes; raises where they are not there.
 
         Raises:
             ValueError: if there is no such link (any more).
         """
-        result = self.look(token)
-        if result is None:
-            raise ValueError("this link has expired, was deleted, or was never there")
-        before = jobs.load_song(songs, self._opened.get(token))
-        if before is not None:
-            before.touch()
-            return before
-        folder, source = songs / jobs.new_token(), self.root / token
-        folder.mkdir(parents=True, mode=0o700)
-        stored = result["song"]
-        gain = stored.pop("gain")
-        song = Song(**{**stored, "folder": folder, "origin": "link"})
-        track = Track(folder, "mixture", 1)
-        for block in audio.stream(source / "mixture.flac", SAMPLE_RATE, CHANNELS):
-            track.append(block[None] / gain)
-        track.close()
-        for stored_take in result["takes"]:
-            take_gain = stored_take.pop("gain")
-            take = jobs.take_from(stored_take)
-            self._restore(source, song, take, take_gain)
+        gone = ValueError("this link has expired, was deleted, or was never there")
+        if self.look(token) is None:
+            raise gone
+        with self._doors.setdefault(token, threading.Lock()):  # two who come at once share a copy
+            result = self.look(token)
+            if result is None:
+                raise gone
+            before = jobs.load_song(songs, self._opened.get(token))
+            if before is not None:
+                before.touch()
+                return before
+            stored = result["song"]
+            frames = stored["frames"]
+            frames += sum(take["ready"] * len(take["sources"]) for take in result["takes"])
+            make_room(frames * CHANNELS * (4 + 2))  # float32, and 16 bits for the player
+            folder = songs / jobs.new_token()
+            folder.mkdir(parents=True, mode=0o700)
+            gain = stored.pop("gain")
+            song = Song(**{**stored, "folder": folder, "origin": "link", "link": token})
+            try:
+                self._decode(self.root / token, song, gain, result["takes"])
+            except BaseException:
+                shutil.rmtree(folder, ignore_errors=True)
+                raise
+            self._opened[token] = song.token
+            return song
+
+    def _decode(self, source: Path, song: Song, gain: float, takes: list[dict[str, Any]]) -> None:
+        with closing(Track(song.folder, "mixture", 1)) as track:
+            for block in audio.stream(source / "mixture.flac", SAMPLE_RATE, CHANNELS):
+                track.append(block[None] / gain)
+        for stored in takes:
+            take_gain = stored.pop("gain")
+            self._restore(source, song, jobs.take_from(stored), take_gain)
         song.save()
-        self._opened[token] = song.token
-        return song
 
     def _restore(self, source: Path, song: Song, take: Take, gain: float) -> None:
-        track = Track(song.folder, take.slot, len(take.sources))
         stems = [
             audio.stream(source / f"{take.slot}-{name}.flac", SAMPLE_RATE, CHANNELS)
             for name in take.sources
         ]
-        for blocks in zip(*stems, strict=True):
-            track.append(jobs.stack(blocks) / gain)
-        track.close()
+        with closing(Track(song.folder, take.slot, len(take.sources))) as track:
+            for blocks in zip(*stems, strict=True):
+                track.append(jobs.stack(blocks) / gain)
         replace(take, ready=track.frames).save(song)
 
     def delete(self, token: str, key: str) -> bool:
@@ -187,10 +208,16 @@ class Shares:
         return True
 
     def forget_opened(self, token: str, songs: Path) -> None:
-        """Clear away what was decoded for the visitors of a link that is gone."""
-        song = jobs.load_song(songs, self._opened.pop(token, None))
-        if song is not None:
-            shutil.rmtree(song.folder, ignore_errors=True)
+        """Clear away what was decoded for the visitors of a link that is gone, also by others.
+
+        Who separated it anew worked on a copy (`jobs.fork`), and that goes as well.
+        """
+        self._opened.pop(token, None)
+        self._doors.pop(token, None)
+        for folder in songs.iterdir() if songs.is_dir() else ():
+            song = jobs.load_song(songs, folder.name)
+            if song is not None and song.link == token:
+                shutil.rmtree(folder, ignore_errors=True)
 
     def sweep(self) -> int:
         """Delete what has expired, and drafts that a crash left; returns how many went."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from datetime import datetime, timezone
 
 from moises_light.ui.engine import Engine, Preset
@@ -110,6 +111,30 @@ def waiting(place: int) -> str:
     if place == 1:
         return "Next in line: one song is being worked on before yours."
     return f"Number {place} in line. You can listen to the original meanwhile."
+
+
+def earlier_links(made: Sequence[tuple[str, str, str, float]]) -> str:
+    """Markdown that lists a visitor's links to results that the page no longer shows.
+
+    Args:
+        made: token, key, name of the song and time of the end, for each link.
+
+    >>> print(earlier_links([("t", "k", "A*B", 0.0)]).splitlines()[-1])
+    - A&#42;B, until 1 January 1970, 00:00 UTC: [open](?r=t) or [delete](?r=t&delete=k)
+    """
+    if not made:
+        return ""
+    lines = [
+        f"- {_literal(name)}, until {until(expires)}: [open](?r={token}) "
+        f"or [delete](?r={token}&delete={key})"
+        for token, key, name, expires in made
+    ]
+    return "\n".join(["Links that you made before:", "", *lines])
+
+
+def _literal(text: str) -> str:
+    """Text that Markdown and HTML leave alone."""
+    return "".join(c if c.isalnum() or c == " " else f"&#{ord(c)};" for c in text)
 
 
 def until(moment: float) -> str:

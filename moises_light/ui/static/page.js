@@ -7,9 +7,11 @@ document.addEventListener('dragleave', () => { over = Math.max(0, over - 1); if 
 document.addEventListener('dragover', (event) => { if (hasFile(event)) event.preventDefault(); });
 document.addEventListener('drop', (event) => {
   over = 0; delete stage().dataset.drop;
+  if (!hasFile(event)) return;
   const input = files();
-  if (!hasFile(event) || !input || document.querySelector('#song').contains(event.target)) return;
-  event.preventDefault();
+  if (input && document.querySelector('#song').contains(event.target)) return;
+  event.preventDefault();    // or the browser would leave the page for the file
+  if (!input) return;        // a song is on its way already
   const one = new DataTransfer(); one.items.add(event.dataTransfer.files[0]);
   input.files = one.files; input.dispatchEvent(new Event('change', {bubbles: true}));
 });
