@@ -568,7 +568,9 @@ def test_a_shared_link_opens_elsewhere_after_a_restart_until_it_is_deleted(
     page.click("#go")
     wait(page, "s.phase === 'finished' && s.takes.length === 1")
     assert not page.is_visible("#share-link")
+    look(page, "share-earlier")
     old = page.locator("#share-earlier a")
+    assert {a.get_attribute("target") for a in old.all()} == {"_blank"}, "this page stays as it is"
     assert [a.get_attribute("href") for a in old.all()] == [query, "?" + key.partition("?")[2]]
 
     server.restart()
@@ -603,6 +605,11 @@ def test_settings_can_be_written_by_hand(visit: Callable[..., Any]) -> None:
         "document.querySelector('#preset input').value.startsWith('Fullband small')"
     )
     assert page.get_by_role("tab", name="Views").get_attribute("aria-selected") == "true"
+    tab(page, "Share")
+    page.wait_for_function(
+        "/^http.*[?]preset=fullband_small&preset_b=paper_small$/.test("
+        "document.querySelector('#settings-link textarea, #settings-link input').value)"
+    )
     nonsense = visit("?preset=__proto__&view=%3Cscript%3E&r=..%2F..%2Fetc&example=x")
     assert nonsense.locator("#go").is_visible()
 

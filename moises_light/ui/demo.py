@@ -279,7 +279,7 @@ def _compare_tab(studio: Studio) -> Parts:
 
 def _share_tab(studio: Studio, token: gr.State, desk: Parts, compare: Parts, views: Parts) -> None:
     days = f"{studio.shares.days:g} {'day' if studio.shares.days == 1 else 'days'}"
-    with gr.Tab("Share", id="share"):
+    with gr.Tab("Share", id="share") as tab:
         with gr.Column(elem_classes="ml-result"):
             gr.Markdown(
                 f"**This result.** Whoever has the link can listen to the song and its stems, "
@@ -303,6 +303,7 @@ def _share_tab(studio: Studio, token: gr.State, desk: Parts, compare: Parts, vie
                 visible="hidden",
             )
             delete = gr.Button("Delete it now", elem_id="share-delete", visible="hidden", size="sm")
+        earlier = gr.Markdown("", elem_id="share-earlier", elem_classes="ml-small")
         gr.Markdown(
             "**Only the settings.** This link opens the page with these presets; no song is in it. "
             "You can write it by hand: `?preset=…&preset_b=…&view=…&example=francium`."
@@ -313,9 +314,7 @@ def _share_tab(studio: Studio, token: gr.State, desk: Parts, compare: Parts, vie
             buttons=["copy"],
             interactive=False,
         )
-        made = gr.State(None)
-        earlier = gr.Markdown("", elem_id="share-earlier", elem_classes="ml-small")
-        before = gr.State([])
+        made, before = gr.State(None), gr.State([])
     hidden = gr.update(visible="hidden")
 
     def create(song_token: str, made: Made | None, before: list[Made]) -> tuple[Any, ...]:
@@ -373,10 +372,14 @@ def _share_tab(studio: Studio, token: gr.State, desk: Parts, compare: Parts, vie
         return "?" + urlencode({key: value for key, value in query.items() if value})
 
     inputs = [desk["preset"], compare["preset"], views["view"]]
-    for control in inputs:
-        control.change(write_settings, inputs, settings, queue=False, **QUIET).then(
-            None, settings, settings, js=WHOLE_ADDRESS
-        )
+    gr.on(
+        [tab.select, *(control.change for control in inputs)],
+        write_settings,
+        inputs,
+        settings,
+        queue=False,
+        **QUIET,
+    ).then(None, settings, settings, js=WHOLE_ADDRESS)
 
 
 # ------------------------------------------------------------------------- what calls what
