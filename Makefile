@@ -27,7 +27,7 @@ clean:
 	rm -rf $(VENV) build *.egg-info
 
 $(BIN)/python:
-	$(PYTHON) -m venv $(VENV)
+	$(PYTHON) -m venv $(VENV) || { rm -rf $(VENV); exit 1; }
 
 # The stamps lie in the environment that they speak of, so that they vanish with it.
 $(VENV)/app.stamp: pyproject.toml | $(BIN)/python
@@ -37,5 +37,6 @@ $(VENV)/app.stamp: pyproject.toml | $(BIN)/python
 # Part of the training extra is built from source where it has no wheel; who has no compiler still
 # gets everything else, and the tests that need that part say that they are skipped.
 $(VENV)/dev.stamp: pyproject.toml | $(BIN)/python
-	$(PIP) --editable '.[app,train,evaluate,dev]' || $(PIP) --editable '.[app,dev]' 'scipy>=1.11'
+	$(PIP) --editable '.[app,train,evaluate,dev]' || \
+		$(PIP) --editable '.[app,evaluate,dev]' 'scipy>=1.11' 'pyfluidsynth>=1.3.4'
 	@touch $@

@@ -18,14 +18,14 @@ from moises_light.model import MoisesLight
 from moises_light.terminal import exit_code
 from moises_light.training.config import TrainConfig
 from moises_light.training.losses import Objective
-from moises_light.training.mixing import MixtureDataset
+from moises_light.training.mixing import MixtureDataset, select
 
 
 @torch.no_grad()
 def loss(model: MoisesLight, examples: Iterable[tuple[torch.Tensor, torch.Tensor]]) -> float:
     """Mean of the loss `bands` over the examples."""
     objective = Objective(model, "bands", bf16=False)
-    values = [objective(m[None], s[None]).mean() for m, s in examples]
+    values = [objective(m[None], select(s[None], model.sources)).mean() for m, s in examples]
     return float(torch.stack(values).mean())
 
 

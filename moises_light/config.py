@@ -116,6 +116,8 @@ class Config:
                 f"n_dec={self.n_dec} is more than n_enc={self.n_enc}; "
                 f"every decoder stage needs an encoder stage"
             )
+        if self.n_fft % 2:
+            raise ValueError(f"n_fft={self.n_fft} is odd; choose an even one, best a power of two")
         if self.win_size > self.n_fft:
             raise ValueError(f"win_size={self.win_size} is longer than n_fft={self.n_fft}")
         if self.hop_size > self.win_size // 2:

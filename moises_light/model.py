@@ -646,6 +646,9 @@ class MoisesLight(nn.Module):
         shape = list(mixture.shape)
         if len(shape) != 3 or shape[1] != self.audio_channels or 0 in shape:
             raise ValueError(f"the mixture has shape {shape}; this network takes {wanted}")
+        own = self.first_conv.conv.weight.dtype
+        if mixture.dtype == torch.float64 != own:
+            raise ValueError(f"the mixture is {mixture.dtype}, the weights {own}; give .float()")
         if not torch.isfinite(mixture).all():
             raise ValueError("the mixture holds NaN or infinite samples; clean it first")
 

@@ -11,10 +11,12 @@ from pathlib import Path
 import av
 import numpy as np
 import pytest
+import soundfile
 from tiny_material import FILES, RATE, make_bank, make_song, tone
 
 from moises_light.training import banks, build, corpus, songs
 from moises_light.training.corpus import Corpus, write_track
+from moises_light.training.mixing import MixtureDataset
 
 
 @pytest.fixture(scope="module")
@@ -196,6 +198,23 @@ def test_the_folder_of_one_song_is_that_song(tmp_path, caplog):
     assert peak_hertz(mixture) == pytest.approx(100, abs=2)
 
 
+def test_songs_of_one_folder_name_are_told_apart(tmp_path):
+    for number, band in enumerate(("A", "B", "C"), start=1):
+        make_song(tmp_path / "songs" / band / "stems", {"bass": 50.0 * number}, seconds=number)
+    make_song(tmp_path / "songs" / "solo", {"vocals": 300.0}, seconds=5)
+    for _ in range(2):  # a second build adds nothing
+        assert build.main([str(tmp_path / "corpus"), "--songs", str(tmp_path / "songs")]) == 0
+    tracks = {track.name: track for track in Corpus(tmp_path / "corpus", "train").tracks}
+    assert {name: round(track.seconds) for name, track in tracks.items()} == {
+        "song-A - stems": 1,
+        "song-B - stems": 2,
+        "song-C - stems": 3,
+        "song-solo": 5,
+    }
+    for index in range(20):
+        MixtureDataset(tmp_path / "corpus", segment_length=RATE).draw(index)
+
+
 def test_an_unreadable_file_is_named(tmp_path):
     (tmp_path / "bad.wav").write_bytes(b"no audio")
     with pytest.raises(ValueError, match=r"bad\.wav cannot be read as audio"):
@@ -264,10 +283,35 @@ def test_a_build_gives_the_same_bits_and_goes_on_where_it_stood(tmp_path, bank_f
     assert printed.splitlines()[-1] == "without a licence row: songs/one"
 
 
+def test_a_bank_of_ones_own_names_is_built_from(tmp_path, caplog):
+    """Nothing in it is called as in our bank: what it has sings, synthetic sounds play the rest."""
+    rows = ["path\tclass\tsource\tauthor\tlicence\tnote\tseconds"]
+    for name, source in (("vocals/me/song.wav", "vocals"), ("drums/kit/kick.wav", "drums")):
+        (tmp_path / "bank" / name).parent.mkdir(parents=True)
+        soundfile.write(tmp_path / "bank" / name, tone(220, 3, channels=1).T, RATE)
+        rows.append(f"{name}\t{source}\tmine\tMe\tCC0-1.0\t-\t3")
+    (tmp_path / "bank" / "LICENSES.tsv").write_text("\n".join(rows) + "\n")
+    command = [str(tmp_path / "corpus"), "--banks", str(tmp_path / "bank")]
+    assert build.main([*command, "--collages", "4", "--bands", "2"]) == 0
+    names = {track.name for track in Corpus(tmp_path / "corpus", "train").tracks}
+    assert names == {f"bank-vocals-{n:03d}" for n in range(4)} | {"band-0000", "band-0001"}
+    assert "the bank has no bass to string together" in caplog.text
+
+
+def test_a_note_does_not_depend_on_those_before_it(bank_folder):
+    bank = banks.Bank(bank_folder, held_out=False)
+    fresh, used = (banks.Instrument(bank, bank.under("bass/growlybass")) for _ in range(2))
+    used.play(33.1975, 0.7, 0.5, np.random.default_rng(0))
+    note = fresh.play(33.203, 0.7, 0.5, np.random.default_rng(0))
+    np.testing.assert_array_equal(used.play(33.203, 0.7, 0.5, np.random.default_rng(0)), note)
+
+
 COMMANDS_ON_NOTHING = (
     # module, its arguments, what the one line names
     ("moises_light.training.build", ("corpus", "--banks", "nowhere"), "LICENSES.tsv"),
     ("moises_light.training.build", ("corpus", "--songs", "nowhere"), "nowhere is not a folder"),
+    ("moises_light.training.build", ("corpus", "--songs", "."), "holds no song folder"),
+    ("moises_light.training.build", ("corpus", "--bands", "2"), "name their folder by --banks"),
     ("moises_light.training.cli", ("--corpus", "nowhere", "--folder", "run"), "no corpus at"),
     (
         "moises_light.training.release",

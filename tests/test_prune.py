@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import torch
 from torch import nn
 from two_bands import SMALL, make
 
+from moises_light import weights
 from moises_light.config import configs
 from moises_light.model import MoisesLight
-from moises_light.training.prune import importance, prune, spaces
+from moises_light.training.prune import importance, main, prune, spaces
 
 
 def spectrum() -> torch.Tensor:
@@ -106,6 +109,13 @@ def test_a_preset_becomes_another() -> None:
         if isinstance(norm, nn.BatchNorm2d)
     }
     assert prune(wide, 36, worth).config == configs["fullband_small"]
+
+
+def test_a_wrong_name_is_told_before_the_work(tmp_path: Path) -> None:
+    weights.save(make(), tmp_path / "wide.safetensors")
+    command = [str(tmp_path / "wide.safetensors"), str(tmp_path / "narrow.pt"), "--features", "4"]
+    with pytest.raises(ValueError, match=r"narrow.pt does not end in \.safetensors"):
+        main([*command, "--corpus", str(tmp_path / "nowhere")])
 
 
 @pytest.mark.parametrize(("features", "told"), [(8, "G=8 is not less than G=8"), (5, "divisible")])

@@ -17,7 +17,7 @@ import pytest
 import soundfile as sf
 import torch
 
-from moises_light import MoisesLight, weights
+from moises_light import MoisesLight, cli, weights
 from moises_light.config import SOURCES, Config
 from moises_light.separation import Separator
 from moises_light.training import cli as training_cli
@@ -319,6 +319,7 @@ def test_the_schedule_bends_to_the_budget() -> None:
         ({"frames": 60}, "frames=60; choose a multiple of 8"),
         ({"loss": "mse"}, "loss='mse'; choose one of snr, bands, mae"),
         ({"batch_size": 3, "accumulate": 2}, "cannot be cut into accumulate=2 equal parts"),
+        ({"sources": ("vocals", "accompaniment")}, "sources names accompaniment; choose from"),
         ({"highs_of": ("strings",)}, "highs_of names strings; choose from vocals, drums"),
         ({"preset": "huge"}, "no preset is called 'huge'"),
     ],
@@ -424,7 +425,7 @@ def test_evaluation_scores_song_folders(tmp_path: Path) -> None:
     assert by_source["vocals"]["sdr"] == pytest.approx(3.01, abs=0.1)
     assert by_source["vocals"]["mixture_sdr"] == pytest.approx(0, abs=0.1)
     text = evaluate.table(evaluate.summary(rows))
-    assert "| vocals | 3.0" in text
+    assert "| vocals | 1 | 3.0" in text
 
 
 def test_evaluation_of_somebody_elses_stems(tmp_path: Path) -> None:
@@ -436,6 +437,32 @@ def test_evaluation_of_somebody_elses_stems(tmp_path: Path) -> None:
         sf.write(tmp_path / folder / "bass.wav", gain * x, 44100, subtype="FLOAT")
     rows = evaluate.evaluate(evaluate.song_folders(tmp_path / "true"), None, tmp_path / "theirs")
     assert rows[0]["sdr"] == pytest.approx(20, abs=0.1)
+
+
+def test_missing_estimates_are_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    x = torch.randn(2, 44100, generator=torch.Generator().manual_seed(0))
+    tracks = [evaluate.ScoredTrack(n, 2 * x, {"bass": x, "drums": x}) for n in ("one", "two")]
+    for name in ("one", "two"):
+        (tmp_path / name).mkdir()
+        sf.write(tmp_path / name / "bass.wav", 0.9 * x.T.numpy(), 44100, subtype="FLOAT")
+    rows = evaluate.evaluate(tracks, None, tmp_path)
+    assert "one: no estimate of drums, not scored" in caplog.text
+    assert "| bass | 2 | 20.00 dB" in evaluate.table(evaluate.summary(rows))
+    (tmp_path / "two" / "bass.wav").unlink()
+    with pytest.raises(ValueError, match=r"holds no stem of 'two'; give files such as two/vocals"):
+        evaluate.evaluate(tracks, None, tmp_path)
+
+
+def test_evaluate_makes_the_folder_of_its_rows(tmp_path: Path) -> None:
+    x = 0.1 * np.random.default_rng(0).standard_normal((44100, 2))
+    for folder in ("true/song", "theirs/song"):
+        (tmp_path / folder).mkdir(parents=True)
+        sf.write(tmp_path / folder / "bass.wav", x, 44100, subtype="FLOAT")
+    rows = tmp_path / "results" / "a.json"
+    command = ["evaluate", str(tmp_path / "true"), "--rows", str(rows)]
+    assert cli.main([*command, "--estimates", str(tmp_path / "theirs")]) == 0
+    assert json.loads(rows.read_text())["source"] == "bass"
+    assert cli.main([*command, "--estimates", str(tmp_path / "nowhere")]) == 2
 
 
 @pytest.mark.skipif(not shutil.which("ffmpeg"), reason="museval needs the program ffmpeg")

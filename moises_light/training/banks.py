@@ -275,11 +275,12 @@ class Instrument:
             for pitch, layer, _ in self.notes
         ]
         pitch, layer, sample = self.notes[int(np.argmin(costs))]
-        key = (sample.path, round(midi - pitch, 2))
+        shift = round(midi - pitch, 2)  # before it is used: what was played before must not tell
+        key = (sample.path, shift)
         if key not in self._played:
             if len(self._played) > 150:
                 self._played.clear()
-            self._played[key] = repitch(self.bank.audio(sample), midi - pitch)
+            self._played[key] = repitch(self.bank.audio(sample), shift)
         audio = self._played[key]
         n = min(audio.shape[1], int((seconds + 0.06) * SAMPLE_RATE))
         gain = 10 ** (0.9 * (force - layer) / 20)

@@ -22,6 +22,8 @@ from moises_light.training import bands, banks, render, singing, world
 from moises_light.training.corpus import Corpus, Track, name_seed, write_licences, write_track
 from moises_light.training.songs import find_songs, read_song
 
+_log = logging.getLogger(__name__)
+
 Say = Callable[[Track], object]
 """Told of every track that was written."""
 
@@ -34,11 +36,19 @@ def known_names(corpus: Path, split: str) -> set[str]:
 
 
 def add_songs(corpus: Path, folder: Path, say: Say) -> None:
-    """Add every song below a folder to `train`."""
+    """Add every song below a folder to `train`; one that is there already is left out.
+
+    Raises:
+        ValueError: where no song is found, or a file cannot be read.
+    """
     done = known_names(corpus, "train")
-    for path, song in find_songs(folder):
+    found = list(find_songs(folder))
+    if not found:
+        raise ValueError(f"{folder} holds no song folder with files such as vocals.wav")
+    for path, song in found:
         name = f"song-{song.name}"
         if name in done:
+            _log.info("%s: the corpus has a song of that name; left out", path)
             continue
         stems = read_song(path, song)
         material = f"songs/{song.name}"
@@ -73,7 +83,11 @@ def add_collages(
 ) -> None:
     """Add tracks of isolated vocals, bass lines and melody instruments to `train`."""
     done = known_names(corpus, "train")
-    made: dict[str, dict[str, banks.Instrument]] = {}
+    made = {source: banks.instruments(bank, source) for source in counts if source != "vocals"}
+    there = {**made, "vocals": banks.vocal_packs(bank)}
+    for source in [source for source in counts if counts[source] and not there[source]]:
+        _log.warning("the bank has no %s to string together; left out", source)
+        counts = {**counts, source: 0}
     for number in range(max(counts.values())):
         for source, count in counts.items():
             name = f"bank-{source}-{number:03d}"
@@ -86,8 +100,6 @@ def add_collages(
             if source == "vocals":
                 audio, material, bandwidth = banks.vocal_collage(bank, seconds, rng)
             else:
-                if source not in made:
-                    made[source] = banks.instruments(bank, source)
                 prefixes = list(made[source])
                 prefix = prefixes[int(rng.integers(len(prefixes)))]
                 instrument = made[source][prefix]
@@ -199,6 +211,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--jobs", type=int, default=1, help="processes that render bands")
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args(arguments)
+    if not options.banks and (options.bands or options.heldout or options.collages):
+        raise ValueError("bands and collages are played on samples; name their folder by --banks")
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     began = time.monotonic()
 

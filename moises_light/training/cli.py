@@ -91,7 +91,12 @@ def add_evaluate_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--preset", default="paper_small", help="preset, or a .safetensors file")
     parser.add_argument("--checkpoints", type=Path, default=None, help="folder of the weights")
-    parser.add_argument("--estimates", type=Path, help="score this folder of stems instead")
+    parser.add_argument(
+        "--estimates",
+        type=Path,
+        help="score this folder of stems instead: SONG/vocals.wav and so on, SONG being the name "
+        "of the song's folder",
+    )
     parser.add_argument("--split", default="heldout", help="of a corpus")
     parser.add_argument("--overlap", type=float, default=0.25)
     parser.add_argument("--segment", type=float, default=6.0, help="seconds")
@@ -110,6 +115,8 @@ def evaluate(args: argparse.Namespace) -> int:
 
     if args.threads:
         torch.set_num_threads(args.threads)
+    if args.estimates is not None and not args.estimates.is_dir():
+        raise ValueError(f"there is no folder {args.estimates}; give one of SONG/vocals.wav files")
     separator = None
     if args.estimates is None:
         model = MoisesLight.from_pretrained(args.preset, args.checkpoints)
@@ -118,10 +125,12 @@ def evaluate(args: argparse.Namespace) -> int:
         tracks = scores.corpus_tracks(args.material, args.split)
     else:
         tracks = scores.song_folders(args.material)
+    if args.rows:  # a wrong folder is told before the work, not after it
+        args.rows.parent.mkdir(parents=True, exist_ok=True)
     rows = scores.evaluate(tracks, separator, args.estimates, args.bss_eval)
+    print(scores.table(scores.summary(rows)))
     if args.rows:
         scores.write_rows(rows, args.rows)
-    print(scores.table(scores.summary(rows)))
     return 0
 
 

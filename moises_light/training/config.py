@@ -65,10 +65,11 @@ class TrainConfig:
             raise ValueError(f"frames={self.frames}; choose a multiple of {factor}")
         if self.loss not in LOSSES:
             raise ValueError(f"loss={self.loss!r}; choose one of {', '.join(LOSSES)}")
-        if unknown := set(self.highs_of) - set(SOURCES):
-            raise ValueError(
-                f"highs_of names {', '.join(sorted(unknown))}; choose from {', '.join(SOURCES)}"
-            )
+        for field in ("sources", "highs_of"):
+            if unknown := set(getattr(self, field)) - set(SOURCES):
+                raise ValueError(
+                    f"{field} names {', '.join(sorted(unknown))}; choose from {', '.join(SOURCES)}"
+                )
         if self.accumulate < 1 or self.batch_size < 1 or self.batch_size % self.accumulate:
             raise ValueError(
                 f"batch_size={self.batch_size} cannot be cut into accumulate={self.accumulate} "

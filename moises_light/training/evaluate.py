@@ -93,7 +93,8 @@ def evaluate(
     Args:
         tracks: to score.
         separator: of the network, or None where `estimates` are given.
-        estimates: folder of stems by somebody else, `<track>/<source>.wav`.
+        estimates: folder of stems by somebody else, `<track>/<source>.wav`. Sources that it lacks
+            in a track are told and not scored.
         bss_eval: also give the SDR of BSSEval v4, median over frames of a second; takes minutes a
             track and the package `museval`.
 
@@ -101,6 +102,10 @@ def evaluate(
         a row for each track and source: `track`, `source`, `sdr`, `si_sdr`, `mixture_sdr`,
         `at_silence` (see `energy_at_silence`; None where the source never rests), and `bss_sdr` if
         asked for, in dB. Sources that are absent from a track have no row.
+
+    Raises:
+        ValueError: if `estimates` holds no stem of a track: a mean over the others would compare
+            with nothing.
     """
     rows = []
     for track in tracks:
@@ -110,11 +115,19 @@ def evaluate(
         else:
             assert estimates is not None
             found = {s: audio.load(p) for s in SOURCES if (p := _stem(estimates / track.name, s))}
+            if not found:
+                raise ValueError(
+                    f"{estimates} holds no stem of {track.name!r}; "
+                    f"give files such as {track.name}/vocals.wav"
+                )
         pairs = {
             source: (reference, fit(found[source], reference.shape[-1]))
             for source, reference in track.sources.items()
             if _level(reference) >= QUIET and source in found
         }
+        for source, reference in track.sources.items():
+            if estimates is not None and source not in found and _level(reference) >= QUIET:
+                _log.warning("%s: no estimate of %s, not scored", track.name, source)
         medians = _bss_eval(pairs) if bss_eval and pairs else {}
         rows += [
             {
@@ -153,9 +166,9 @@ def _bss_eval(pairs: dict[str, tuple[Tensor, Tensor]]) -> dict[str, float]:
 
 
 def summary(rows: list[dict[str, Any]]) -> dict[str, dict[str, float]]:
-    """Over tracks, for each source: `{"vocals": {"sdr": ..., "mixture_sdr": ...}}`.
+    """Over tracks, for each source: `{"vocals": {"tracks": ..., "sdr": ..., "mixture_sdr": ...}}`.
 
-    The mean of everything but `bss_sdr`, whose custom is the median.
+    The number of tracks, and the mean of everything but `bss_sdr`, whose custom is the median.
     """
     result: dict[str, dict[str, float]] = {}
     for source in SOURCES:
@@ -163,7 +176,8 @@ def summary(rows: list[dict[str, Any]]) -> dict[str, dict[str, float]]:
             values = [r[key] for r in rows if r["source"] == source and r.get(key) is not None]
             if values:
                 middle = median if key == "bss_sdr" else mean
-                result.setdefault(source, {})[key] = round(middle(values), 2)
+                row = result.setdefault(source, {"tracks": len(values)})
+                row[key] = round(middle(values), 2)
     return result
 
 
@@ -178,11 +192,12 @@ def table(result: dict[str, dict[str, float]]) -> str:
         "at_silence": "left over where it rests",
     }
     columns = {k: v for k, v in columns.items() if not k or any(k in r for r in result.values())}
-    lines = ["| source | " + " | ".join(columns.values()) + " |", "|---" * (len(columns) + 1) + "|"]
+    head = ["source", "tracks", *columns.values()]
+    lines = ["| " + " | ".join(head) + " |", "|---" * len(head) + "|"]
     for source, row in result.items():
         values = {"": 0.0, **row}
         cells = [f"{values[key]:.2f} dB" if key in values else "-" for key in columns]
-        lines.append(" | ".join([f"| {source}", *cells]) + " |")
+        lines.append(" | ".join([f"| {source}", f"{row['tracks']}", *cells]) + " |")
     return "\n".join(lines)
 
 

@@ -6,6 +6,9 @@ the new features; a new band begins as a copy of the highest old one, in its pla
 new features begin at random. Masks of the old bands stay what they were, but for the transformers'
 norm, which counts all features.
 
+It may also have more transformers, which add nothing at first, or fewer (`paper_large` has five
+blocks, `paper_small` six): then the last ones are lost, and what they had learnt with them.
+
 The idea is Net2Net's (arXiv 1511.05641); what is done with bands is ours.
 """
 

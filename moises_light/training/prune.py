@@ -226,7 +226,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--batch-size", type=int, default=4)
     args = parser.parse_args(arguments)
     found = weights.load(args.weights)
-    narrower(found.config, args.features)  # a wrong number is told before the work, not after it
+    # what is wrong is told before the work, not after it
+    narrower(found.config, args.features)
+    if args.out.suffix != ".safetensors":
+        raise ValueError(f"{args.out} does not end in .safetensors; give a name that does")
     model = MoisesLight(**found.config)
     model.load_state_dict(found.state_dict)
     length = TrainConfig(frames=88).segment_length

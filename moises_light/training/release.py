@@ -17,7 +17,7 @@ from typing import Any
 import torch
 
 from moises_light import weights
-from moises_light.config import SOURCES
+from moises_light.config import SOURCES, configs
 from moises_light.model import MoisesLight
 from moises_light.separation import Separator
 from moises_light.terminal import exit_code
@@ -150,6 +150,8 @@ def main() -> int:
     args = parser.parse_args()
     found = weights.load(args.model)
     preset = found.metadata["preset"]
+    if preset not in configs:
+        raise ValueError(f"{args.model} is no preset's network; choose one of {', '.join(configs)}")
     model = weights.load_pretrained(args.model)
     card = make_card(
         found.metadata["card"],

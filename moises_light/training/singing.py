@@ -78,9 +78,11 @@ def phrase_packs(bank: Bank) -> dict[str, list[Sample]]:
     return packs
 
 
-def phrases(bank: Bank, rng: np.random.Generator) -> Singer:
+def phrases(bank: Bank, rng: np.random.Generator) -> Singer | None:
     """Phrases of one pack on the beat, at times repeated as hooks; key and tempo move together."""
     packs = phrase_packs(bank)
+    if not packs:
+        return None
     names = list(packs)
     weights = np.array([sum(s.seconds for s in packs[n]) ** 0.7 for n in names])
     name = names[int(rng.choice(len(names), p=weights / weights.sum()))]
