@@ -202,13 +202,15 @@ def test_songs_of_one_folder_name_are_told_apart(tmp_path):
     for number, band in enumerate(("A", "B", "C"), start=1):
         make_song(tmp_path / "songs" / band / "stems", {"bass": 50.0 * number}, seconds=number)
     make_song(tmp_path / "songs" / "solo", {"vocals": 300.0}, seconds=5)
-    for _ in range(2):  # a second build adds nothing
+    for _ in range(2):  # a second build adds what is new
         assert build.main([str(tmp_path / "corpus"), "--songs", str(tmp_path / "songs")]) == 0
+        make_song(tmp_path / "songs" / "0" / "stems", {"bass": 200.0}, seconds=4)
     tracks = {track.name: track for track in Corpus(tmp_path / "corpus", "train").tracks}
     assert {name: round(track.seconds) for name, track in tracks.items()} == {
         "song-A - stems": 1,
         "song-B - stems": 2,
         "song-C - stems": 3,
+        "song-0 - stems": 4,
         "song-solo": 5,
     }
     for index in range(20):

@@ -437,11 +437,22 @@ def test_views_come_when_they_are_opened_and_a_click_seeks(
 # --------------------------------------------------------------------------- A/B
 
 
-def test_a_and_b_switch_without_a_gap_and_blind(visit: Callable[..., Any], song: Path) -> None:
+def test_a_and_b_switch_without_a_gap_and_blind(
+    visit: Callable[..., Any], song: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     page = visit()
     separate(page, song)
     tab(page, "Compare")
+    monkeypatch.setattr(ByFrequency, "pause", 1.0)
     page.click("#go-b")
+    wait(page, "s.phase === 'running' && s.ready.b > 0")
+    page.keyboard.press("b")
+    wait(page, "s.active === 'b'")
+    tab(page, "Take away")  # of B there is nothing to take yet
+    assert suggested(download(page, "take-drums")).endswith("-drums-paper_small.wav")
+    monkeypatch.setattr(ByFrequency, "pause", 0.0)
+    page.keyboard.press("a")
+    tab(page, "Compare")
     wait(page, "s.phase === 'finished' && s.ready.b === 882000")
     assert state(page)["takes"] == ["paper_small", "fullband_small"]
     look(page, "compare")

@@ -656,7 +656,11 @@ def test_a_real_network_runs_through_the_studio(studio: Studio, song: jobs.Song)
 
 def test_a_song_has_one_run_at_a_time(studio: Studio, song: jobs.Song) -> None:
     quote = _quote(studio)
-    go = lambda: quote("paper_small", "cpu", song.token, WHOLE)[1]["interactive"]  # noqa: E731
+
+    def go(session: str = "somebody", token: str = song.token) -> bool:
+        request = gr.Request(session_hash=session)
+        return quote("paper_small", "cpu", token, WHOLE, request)[1]["interactive"]
+
     assert go()
     first = events_of(studio, song, 0, song.frames)
     next(first)
@@ -670,15 +674,19 @@ def test_a_song_has_one_run_at_a_time(studio: Studio, song: jobs.Song) -> None:
 
 
 def test_a_run_that_was_left_ends(studio: Studio, song: jobs.Song) -> None:
-    with studio.run(song) as run:
+    with studio.run(song, "visitor") as run:
         events = studio.separate(run, "a", "paper_small", "cpu", 0, song.frames)
         next(events)
-        assert not studio.leave(jobs.new_token())
+        studio.leave("somebody else")
+        studio.leave(None)
         assert not run.left
-        assert studio.leave(song.token)
+        studio.leave("visitor")
         assert run.left
         assert [phase for phase, _, _ in events][-1] == "stopped"
-    assert not studio.leave(song.token)
+        assert studio.is_busy("another song", "visitor"), "their page works until it has ended"
+        assert not studio.is_busy("another song", "somebody else")
+        assert not studio.is_busy(None, None)
+    assert not studio.is_busy("another song", "visitor")
 
 
 def test_a_waiting_a_leaves_b_until_its_turn(studio: Studio, song: jobs.Song) -> None:
@@ -687,13 +695,49 @@ def test_a_waiting_a_leaves_b_until_its_turn(studio: Studio, song: jobs.Song) ->
     other = events_of(studio, jobs.fork(song), 0, song.frames)
     next(other)
     waiting = events_of(studio, song, 0, song.frames)
-    assert next(waiting)[0] == "queued"
+    phase, text, take = next(waiting)
+    assert phase == "queued"
+    seen = studio.show(song, "a", phase, text, take)
+    assert seen is not None
+    assert [t["slot"] for t in seen["takes"]] == ["a"], "B lies on the old A's time"
     studio.stop(song.token)
     assert [phase for phase, _, _ in waiting] == ["stopped"]
     assert [take.slot for take in jobs.load_takes(song)] == ["a", "b"]
     other.close()
     list(events_of(studio, song, 0, song.frames))
     assert [take.slot for take in jobs.load_takes(song)] == ["a"]
+
+
+def test_a_deleted_link_ends_the_runs_of_its_copies(studio: Studio, song: jobs.Song) -> None:
+    link = studio.shares.create(song, [separated(song)])
+    copy = studio.own(studio.open_link(link.token))
+    run = events_of(studio, copy, 0, copy.frames)
+    assert [next(run)[2].ready for _ in range(2)] == [0, copy.frames]
+    assert studio.unshare(link.token, link.key)
+    with pytest.raises(FileNotFoundError):
+        list(run)
+    assert not studio.is_busy(copy.token)
+    assert studio.turnstile.place(studio.turnstile.enter()) == 0
+    with pytest.raises(gr.Error, match="no longer on the server"):
+        studio.song(copy.token)
+
+
+def test_stems_that_are_replaced_while_they_are_written_are_told(
+    studio: Studio, song: jobs.Song, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    separated(song)
+    mine = jobs.fork(song, "a")
+    monkeypatch.setattr(studio, "root", mine.folder.parent)
+    peak = export._peak
+
+    def replaced(blocks: export.Blocks) -> float:
+        jobs.forget(mine, "a")
+        separated(mine)
+        return peak(lambda: iter([torch.zeros(2, 1)]))
+
+    monkeypatch.setattr(export, "_peak", replaced)
+    with pytest.raises(gr.Error, match="just been replaced"):
+        studio.export(mine.token, "a", "karaoke", "flac")
 
 
 def test_what_was_made_of_a_stays_when_b_is_forgotten(song: jobs.Song) -> None:

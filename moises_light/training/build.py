@@ -83,9 +83,10 @@ def add_collages(
 ) -> None:
     """Add tracks of isolated vocals, bass lines and melody instruments to `train`."""
     done = known_names(corpus, "train")
-    made = {source: banks.instruments(bank, source) for source in counts if source != "vocals"}
+    wanted = [source for source in counts if counts[source]]
+    made = {source: banks.instruments(bank, source) for source in wanted if source != "vocals"}
     there = {**made, "vocals": banks.vocal_packs(bank)}
-    for source in [source for source in counts if counts[source] and not there[source]]:
+    for source in [source for source in wanted if not there[source]]:
         _log.warning("the bank has no %s to string together; left out", source)
         counts = {**counts, source: 0}
     for number in range(max(counts.values())):

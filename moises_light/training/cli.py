@@ -94,8 +94,8 @@ def add_evaluate_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--estimates",
         type=Path,
-        help="score this folder of stems instead: SONG/vocals.wav and so on, SONG being the name "
-        "of the song's folder",
+        help="score this folder of stems instead: SONG/vocals.wav and so on, SONG being the way "
+        "to the song from MATERIAL, written 'A - B' for A/B",
     )
     parser.add_argument("--split", default="heldout", help="of a corpus")
     parser.add_argument("--overlap", type=float, default=0.25)
@@ -122,9 +122,9 @@ def evaluate(args: argparse.Namespace) -> int:
         model = MoisesLight.from_pretrained(args.preset, args.checkpoints)
         separator = Separator(model, segment=args.segment, overlap=args.overlap, device=args.device)
     if (args.material / args.split / "index.jsonl").is_file():
-        tracks = scores.corpus_tracks(args.material, args.split)
+        tracks = scores.corpus_tracks(args.material, args.split, args.estimates)
     else:
-        tracks = scores.song_folders(args.material)
+        tracks = scores.song_folders(args.material, args.estimates)
     if args.rows:  # a wrong folder is told before the work, not after it
         args.rows.parent.mkdir(parents=True, exist_ok=True)
     rows = scores.evaluate(tracks, separator, args.estimates, args.bss_eval)

@@ -40,18 +40,24 @@ class ScoredTrack:
     sources: dict[str, Tensor]
 
 
-def song_folders(folder: Path) -> Iterator[ScoredTrack]:
+def song_folders(folder: Path, estimates: Path | None = None) -> Iterator[ScoredTrack]:
     """Songs as MUSDB18-HQ, MUSDB18 and MoisesDB have them, see `songs`.
 
     `mixture.*` is used where it is there, else the sum. A song without one of the sources has
     silence in its place.
 
+    Args:
+        folder: of the songs.
+        estimates: folder that must hold stems of each of them.
+
     Raises:
-        ValueError: where no song is found, or a file cannot be read.
+        ValueError: where no song is found, a file cannot be read, or estimates are missing.
     """
-    found = False
-    for path, song in find_songs(folder):
-        found = True
+    found = list(find_songs(folder))
+    if not found:
+        raise ValueError(f"{folder} holds no song folder with files such as vocals.wav")
+    _expect(estimates, [song.name for _, song in found])
+    for path, song in found:
         sources = {s: torch.from_numpy(x) for s, x in read_song(path, song).items()}
         length = max(x.shape[-1] for x in sources.values())
         mixture = sum(sources.values(), torch.zeros(2, length))
@@ -59,8 +65,19 @@ def song_folders(folder: Path) -> Iterator[ScoredTrack]:
         if whole is not None:
             mixture = fit(torch.from_numpy(whole), length)
         yield ScoredTrack(song.name, mixture, sources)
-    if not found:
-        raise ValueError(f"{folder} holds no song folder with files such as vocals.wav")
+
+
+def _expect(estimates: Path | None, names: Iterable[str]) -> None:
+    """Say before the work which tracks have no estimates: others' means are over other tracks."""
+    if estimates is None:
+        return
+    missing = [n for n in names if not any(_stem(estimates / n, s) for s in SOURCES)]
+    if missing:
+        raise ValueError(
+            f"{estimates} holds no stem of {', '.join(map(repr, missing[:3]))}"
+            f"{f' and {len(missing) - 3} more' if len(missing) > 3 else ''}; "
+            f"give files such as {missing[0]}/vocals.wav"
+        )
 
 
 def fit(audio: Tensor, length: int) -> Tensor:
@@ -72,12 +89,14 @@ def _stem(folder: Path, source: str) -> Path | None:
     return next(iter(sorted(folder.glob(f"{source}.*"))), None)
 
 
-def corpus_tracks(folder: Path, split: str = "heldout") -> Iterator[ScoredTrack]:
-    """Tracks of a corpus, whole."""
+def corpus_tracks(
+    folder: Path, split: str = "heldout", estimates: Path | None = None
+) -> Iterator[ScoredTrack]:
+    """Tracks of a corpus that speak for all sources, whole; `estimates` as in `song_folders`."""
     corpus = Corpus(folder, split)
-    for track in corpus.tracks:
-        if len(track.present) < len(SOURCES):
-            continue
+    tracks = [track for track in corpus.tracks if len(track.present) == len(SOURCES)]
+    _expect(estimates, [track.name for track in tracks])
+    for track in tracks:
         sources = {s: torch.from_numpy(corpus.read(track, s, 0, track.frames)) for s in track.rows}
         yield ScoredTrack(track.name, sum(sources.values(), torch.zeros(2, track.frames)), sources)
 
@@ -115,11 +134,7 @@ def evaluate(
         else:
             assert estimates is not None
             found = {s: audio.load(p) for s in SOURCES if (p := _stem(estimates / track.name, s))}
-            if not found:
-                raise ValueError(
-                    f"{estimates} holds no stem of {track.name!r}; "
-                    f"give files such as {track.name}/vocals.wav"
-                )
+            _expect(estimates, [] if found else [track.name])
         pairs = {
             source: (reference, fit(found[source], reference.shape[-1]))
             for source, reference in track.sources.items()

@@ -8,7 +8,6 @@ and anything like them in the usual formats at any rate.
 from __future__ import annotations
 
 import logging
-from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -95,8 +94,7 @@ def find_song(folder: Path) -> Song | None:
 def find_songs(folder: Path | str) -> Iterator[tuple[Path, Song]]:
     """The song in a folder, or every song below it, sorted by path.
 
-    Songs are named by their folders; where several have one name (`A/stems`, `B/stems`), by the
-    whole way from `folder`: `A - stems`, `B - stems`.
+    Songs are named by their way from `folder`: `A/stems` is `A - stems`.
 
     Raises:
         ValueError: if it is no folder.
@@ -104,18 +102,12 @@ def find_songs(folder: Path | str) -> Iterator[tuple[Path, Song]]:
     root = Path(folder)
     if not root.is_dir():
         raise ValueError(f"{root} is not a folder; give one that holds a folder for each song")
-    found = [
-        (path, song)
-        for path in [root, *sorted(root.rglob("*"))]
-        if path.name.endswith(".stem.mp4") or (path.is_dir() and source_of(path.name) is None)
-        if (song := find_song(path)) is not None
-    ]
-    names = Counter(song.name for _, song in found)
-    for path, song in found:
-        if names[song.name] > 1 and path != root:
-            above = path.relative_to(root).parent.parts
-            song = replace(song, name=" - ".join([*above, song.name]))
-        yield path, song
+    for path in [root, *sorted(root.rglob("*"))]:
+        if path.name.endswith(".stem.mp4") or (path.is_dir() and source_of(path.name) is None):
+            song = find_song(path)
+            if song is not None:
+                above = path.relative_to(root).parent.parts
+                yield path, replace(song, name=" - ".join([*above, song.name]))
 
 
 def read_audio(path: Path | str) -> np.ndarray:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 from urllib.parse import urlencode
 
 import gradio as gr
@@ -13,7 +13,7 @@ import gradio as gr
 from moises_light.config import SOURCES
 from moises_light.ui import export, jobs, plots, words
 from moises_light.ui.engine import Engine
-from moises_light.ui.handlers import EXAMPLES, PREVIEW, WHOLE, Studio, explain
+from moises_light.ui.handlers import EXAMPLES, GONE, PREVIEW, WHOLE, Studio, explain
 from moises_light.ui.player import address, payload, stem_player
 from moises_light.ui.theme import css, theme
 
@@ -26,9 +26,6 @@ FORMATS = [
     ("MP3", "mp3"),
 ]
 EXAMPLE = EXAMPLES / "francium.mp3"
-Made = tuple[str, str, str, float]
-"""A link that a visitor made: its token and key, the song's name, and when it ends."""
-
 QUIET: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
 DOWNLOAD = """(file) => {
   if (!file || !file.url) return;
@@ -67,7 +64,7 @@ def build_demo(checkpoints: str | Path | None = None, *, studio: Studio | None =
                     away = _take_away_tab(studio, token)
                     views = _views_tab(studio, token)
                     compare = _compare_tab(studio)
-                    _share_tab(studio, token, desk, compare, views)
+                    share = _share_tab(studio, token, desk, compare, views)
                     with gr.Tab("About", id="about"):
                         gr.Markdown(
                             (STATIC / "about.md")
@@ -76,7 +73,7 @@ def build_demo(checkpoints: str | Path | None = None, *, studio: Studio | None =
                             elem_classes="ml-prose",
                         )
         _wire_song(studio, token, player, desk, views)
-        _wire_runs(studio, token, player, desk, compare, views, away)
+        _wire_runs(studio, token, player, desk, compare, views, away, share)
         _wire_links(studio, demo, token, player, desk, compare, views, tabs)
         _programs(studio)
     demo.queue(max_size=16, default_concurrency_limit=4)
@@ -100,6 +97,28 @@ def launch_options() -> dict[str, Any]:
 # ------------------------------------------------------------------------- what is where
 
 Parts = dict[str, Any]
+
+
+class Made(NamedTuple):
+    """A link that a visitor made.
+
+    Args:
+        token, key: open and delete it.
+        name: of the song.
+        expires: when it ends, in seconds since 1970.
+        song, takes: token of the song and serials of its takes, which are what it shows.
+    """
+
+    token: str
+    key: str
+    name: str
+    expires: float
+    song: str
+    takes: tuple[str, ...]
+
+
+def _serials(song: jobs.Song) -> tuple[str, ...]:
+    return tuple(take.serial for take in jobs.load_takes(song))
 
 
 def _desk(studio: Studio) -> Parts:
@@ -277,7 +296,7 @@ def _compare_tab(studio: Studio) -> Parts:
     return {"preset": preset, "go": go, "price": price}
 
 
-def _share_tab(studio: Studio, token: gr.State, desk: Parts, compare: Parts, views: Parts) -> None:
+def _share_tab(studio: Studio, token: gr.State, desk: Parts, compare: Parts, views: Parts) -> Parts:
     days = f"{studio.shares.days:g} {'day' if studio.shares.days == 1 else 'days'}"
     with gr.Tab("Share", id="share") as tab:
         with gr.Column(elem_classes="ml-result"):
@@ -330,21 +349,28 @@ def _share_tab(studio: Studio, token: gr.State, desk: Parts, compare: Parts, vie
             f"It works until {words.until(link.expires)}.",
             gr.update(value=f"{query}&delete={link.key}", visible=True),
             gr.update(visible=True),
-            (link.token, link.key, song.name, link.expires),
+            Made(link.token, link.key, song.name, link.expires, song.token, _serials(song)),
             words.earlier_links(before),
             before,
         )
 
     def remove(made: Made | None, before: list[Made]) -> tuple[Any, ...]:
-        if not made or not studio.unshare(*made[:2]):
+        if not made or not studio.unshare(made.token, made.key):
             raise gr.Error("This link is already gone.")
         said = "The link is deleted; nobody can open it any more."
         return hidden, said, hidden, hidden, None, gr.skip(), before
 
     def put_away(made: Made | None, before: list[Made]) -> tuple[Any, ...]:
-        """A link belongs to the result that it was made of; the next result has none yet."""
+        """List the link with the earlier ones."""
         before = [*before, made] if made else before
         return hidden, "", hidden, hidden, None, words.earlier_links(before), before
+
+    def settle(song_token: str, made: Made | None, before: list[Made]) -> Any:
+        """Put a link away that another result has overtaken; the next has none yet."""
+        song = jobs.load_song(studio.root, song_token)
+        if not made or (song and (made.song, made.takes) == (song.token, _serials(song))):
+            return gr.skip()
+        return put_away(made, before)
 
     outputs = [link, until, delete_link, delete, made, earlier, before]
     gr.on(
@@ -365,6 +391,8 @@ def _share_tab(studio: Studio, token: gr.State, desk: Parts, compare: Parts, vie
     )
     for box in (link, delete_link):
         done.then(None, box, box, js=WHOLE_ADDRESS)
+    settling = (settle, [token, made, before], outputs)
+    done.success(*settling, **QUIET)
     delete.click(remove, [made, before], outputs, **QUIET)
 
     def write_settings(preset: str, preset_b: str | None, view: str) -> str:
@@ -378,8 +406,10 @@ def _share_tab(studio: Studio, token: gr.State, desk: Parts, compare: Parts, vie
         inputs,
         settings,
         queue=False,
+        trigger_mode="always_last",
         **QUIET,
     ).then(None, settings, settings, js=WHOLE_ADDRESS)
+    return {"settle": settling}
 
 
 # ------------------------------------------------------------------------- what calls what
@@ -388,14 +418,16 @@ def _share_tab(studio: Studio, token: gr.State, desk: Parts, compare: Parts, vie
 def _quote(studio: Studio) -> Callable[..., tuple[Any, Any]]:
     """What a run would cost, and whether it can start."""
 
-    def quote(preset: str, device: str, token: str | None, extent: str) -> tuple[str, Any]:
+    def quote(
+        preset: str, device: str, token: str | None, extent: str, request: gr.Request
+    ) -> tuple[str, Any]:
         known = studio.engine.presets()[preset]
         song = jobs.load_song(studio.root, token)
         seconds = None
         if song is not None:
             seconds = studio.extent(song, extent, 0)[1] / jobs.SAMPLE_RATE
         text = words.cost(studio.engine, known, device, seconds)
-        free = song is not None and not studio.is_busy(token)
+        free = song is not None and not studio.is_busy(token, request.session_hash)
         return text, gr.update(interactive=known.available and free)
 
     return quote
@@ -406,12 +438,10 @@ def _wire_song(studio: Studio, token: gr.State, player: gr.HTML, desk: Parts, vi
     settings = [desk["preset"], desk["device"], desk["extent"]]
 
     def arrive(
-        path: str | None, before: str | None, preset: str, device: str, extent: str, *, origin: str
+        path: str | None, preset: str, device: str, extent: str, request: gr.Request, origin: str
     ) -> list[Any]:
         song = studio.open_song(path, origin)
-        price, go = quote(preset, device, song.token, extent)
-        if studio.leave(before):  # its end, at the next block, frees the button
-            go = gr.update(interactive=False)
+        studio.leave(request.session_hash)
         latest = max(1, int(song.seconds - 30))
         place = gr.update(maximum=latest, value=min(latest, int(song.seconds / 3)))
         text = song.warning or "Listen to the original, or press Separate."
@@ -419,8 +449,8 @@ def _wire_song(studio: Studio, token: gr.State, player: gr.HTML, desk: Parts, vi
             song.token,
             payload(song, text=text),
             place,
-            price,
-            go,
+            # the end of a run that was left frees the button, at its next block
+            *quote(preset, device, song.token, extent, request),
             gr.update(choices=plots.choices([]), value="song"),
         ]
 
@@ -430,10 +460,21 @@ def _wire_song(studio: Studio, token: gr.State, player: gr.HTML, desk: Parts, vi
         (upload.upload, upload, "upload"),
         (record.stop_recording, record, "recording"),
     ):
+
+        def bring(
+            path: str | None,
+            preset: str,
+            device: str,
+            extent: str,
+            request: gr.Request,
+            origin: str = origin,
+        ) -> list[Any]:
+            return arrive(path, preset, device, extent, request, origin)
+
         # the field is emptied whether the song could be read or not, and takes the next one
         read = event(
-            lambda path, *rest, origin=origin: arrive(path, *rest, origin=origin),
-            [source, token, *settings],
+            bring,
+            [source, *settings],
             arrival,
             concurrency_limit=4,
             concurrency_id="decode",
@@ -442,9 +483,13 @@ def _wire_song(studio: Studio, token: gr.State, player: gr.HTML, desk: Parts, vi
         )
         for over in (read.success, read.failure):
             over(lambda: None, None, source, **QUIET)
+
+    def bring_example(preset: str, device: str, extent: str, request: gr.Request) -> list[Any]:
+        return arrive(str(EXAMPLE), preset, device, extent, request, "example")
+
     desk["example"].click(
-        lambda *rest: arrive(str(EXAMPLE), *rest, origin="example"),
-        [token, *settings],
+        bring_example,
+        settings,
         arrival,
         concurrency_limit=4,
         concurrency_id="decode",
@@ -471,39 +516,52 @@ def _wire_runs(
     compare: Parts,
     views: Parts,
     away: Parts,
+    share: Parts,
 ) -> None:
     idle, busy = gr.update(interactive=True), gr.update(interactive=False)
 
     def follow(
-        song: jobs.Song, slot: str, preset: str, device: str, part: tuple[int, int], rest: bool
+        song: jobs.Song, request: gr.Request, slot: str, *work: Any
     ) -> Iterator[tuple[Any, ...]]:
         """The player's values while a take grows, and both buttons."""
-        with studio.run(song) as run:
+        with studio.run(song, request.session_hash) as run:
             try:
-                for phase, text, take in studio.separate(run, slot, preset, device, *part, rest):
+                for phase, text, take in studio.separate(run, slot, *work):
                     if run.left:
                         break
                     button = busy if phase in ("queued", "running") else idle
                     yield song.token, studio.show(song, slot, phase, text, take), button, button
             except Exception as error:
-                text, takes = str(explain(error).message), jobs.load_takes(song)
+                # a link's maker may have deleted it, and this copy with it
+                gone = jobs.load_song(studio.root, song.token) is None
+                text = GONE if gone else str(explain(error).message)
                 if not run.left:
+                    takes = jobs.load_takes(song)
                     failed = payload(song, takes, phase="failed", text=text, slot=slot)
                     yield song.token, failed, idle, idle
             if run.left:  # the page shows another song by now; Gradio sends the last values twice
                 yield gr.skip(), gr.skip(), idle, idle
 
     def separate_a(
-        token: str, preset: str, device: str, extent: str, at: float, rest: bool
+        token: str,
+        preset: str,
+        device: str,
+        extent: str,
+        at: float,
+        rest: bool,
+        request: gr.Request,
     ) -> Iterator[tuple[Any, ...]]:
         song = studio.own(studio.song(token))
-        yield from follow(song, "a", preset, device, studio.extent(song, extent, at), rest)
+        part = studio.extent(song, extent, at)
+        yield from follow(song, request, "a", preset, device, *part, rest)
 
-    def separate_b(token: str, preset: str, device: str, rest: bool) -> Iterator[tuple[Any, ...]]:
+    def separate_b(
+        token: str, preset: str, device: str, rest: bool, request: gr.Request
+    ) -> Iterator[tuple[Any, ...]]:
         song = studio.song(token)
         first = studio.take(song, "a")
         song = studio.own(song, "a")
-        yield from follow(song, "b", preset, device, (first.start, first.ready), rest)
+        yield from follow(song, request, "b", preset, device, first.start, first.ready, rest)
 
     def after(token: str | None, view: str, seen: bool) -> tuple[Any, ...]:
         """What else of the page follows from a new result."""
@@ -544,7 +602,9 @@ def _wire_runs(
         separate_b, [token, compare["preset"], desk["device"], desk["residual"]], outputs, **runs
     )
     for run in (first, second):
-        run.then(after, rest, shown, **QUIET).then(quote, quoted, priced_a, **QUIET)
+        run.then(after, rest, shown, **QUIET).then(quote, quoted, priced_a, **QUIET).then(
+            *share["settle"], **QUIET
+        )
     second.then(price_b, priced, compare["price"], **QUIET)
     desk["stop"].click(studio.stop, token, None, queue=False, **QUIET)
 

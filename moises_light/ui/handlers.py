@@ -29,6 +29,7 @@ KEEP_SECONDS = 2 * 3600.0
 KEEP_FREE_BYTES = 2 << 30
 TICK = 0.4
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
+GONE = "This song is no longer on the server. Drop it once more."
 WHOLE, PREVIEW = "Whole song", "30 s preview"
 
 
@@ -57,11 +58,13 @@ class Run:
 
     Args:
         song: what is separated.
+        session: of the visitor's page.
         stop: set when it shall end with what is there.
         left: whether the visitor has gone on to another song.
     """
 
     song: jobs.Song
+    session: str | None = None
     stop: threading.Event = field(default_factory=threading.Event)
     left: bool = False
 
@@ -128,11 +131,7 @@ class Studio:
         """
         song = jobs.load_song(self.root, token)
         if song is None:
-            raise gr.Error(
-                "This song is no longer on the server. Drop it once more."
-                if token
-                else "Choose a song first."
-            )
+            raise gr.Error(GONE if token else "Choose a song first.")
         song.touch()
         return song
 
@@ -162,13 +161,13 @@ class Studio:
         return min(start, song.frames - frames), frames
 
     @contextmanager
-    def run(self, song: jobs.Song) -> Iterator[Run]:
+    def run(self, song: jobs.Song, session: str | None = None) -> Iterator[Run]:
         """Room for a run of a song; it can be stopped or left while this is open.
 
         Raises:
             gr.Error: if the song has a run already: two would write the same files.
         """
-        run = Run(song)
+        run = Run(song, session)
         if self._runs.setdefault(song.token, run) is not run:
             raise gr.Error("This song is being separated already. Wait for it, or press Stop.")
         try:
@@ -176,9 +175,12 @@ class Studio:
         finally:
             del self._runs[song.token]
 
-    def is_busy(self, token: str | None) -> bool:
-        """Whether a song has a run that has not ended."""
-        return token in self._runs
+    def is_busy(self, token: str | None, session: str | None = None) -> bool:
+        """Whether a song, or the page of that session, has a run that has not ended."""
+        return token in self._runs or bool(self._of_session(session))
+
+    def _of_session(self, session: str | None) -> list[Run]:
+        return [run for run in list(self._runs.values()) if session and run.session == session]
 
     def separate(
         self,
@@ -243,14 +245,11 @@ class Studio:
         if run := self._runs.get(token or ""):
             run.stop.set()
 
-    def leave(self, token: str | None) -> bool:
-        """Let the run of a song end that its visitor has left; false if there is none."""
-        run = self._runs.get(token or "")
-        if run is None:
-            return False
-        run.left = True
-        run.stop.set()
-        return True
+    def leave(self, session: str | None) -> None:
+        """Let the run end that a page has begun and shows no more."""
+        for run in self._of_session(session):
+            run.left = True
+            run.stop.set()
 
     def show(
         self, song: jobs.Song, slot: str, phase: str, text: str, take: jobs.Take
@@ -259,6 +258,8 @@ class Studio:
         takes = {t.slot: t for t in jobs.load_takes(song)}
         if take.ready or phase in ("running", "queued"):
             takes[slot] = take
+            if slot == "a":  # a comparison with the take before
+                takes.pop("b", None)
         kept = [takes[s] for s in jobs.SLOTS if s in takes]
         return payload(song, kept, phase=phase, text=text, slot=slot)
 
@@ -285,17 +286,18 @@ class Studio:
         try:
             self.make_room()
             return export.write(song, take, what, format, faders)
-        except FileNotFoundError as error:
-            if jobs.load_take(song, slot) == take:
-                raise explain(error) from error
-            raise gr.Error("These stems have just been replaced. Take the new ones.") from error
         except Exception as error:
+            if jobs.load_take(song, slot) != take:
+                raise gr.Error("These stems have just been replaced. Take the new ones.") from error
             raise explain(error) from error
 
     def unshare(self, token: str, key: str) -> bool:
         """Delete a link and every copy that its visitors opened; false if the key does not fit."""
         if not self.shares.delete(token, key):
             return False
+        for run in list(self._runs.values()):
+            if run.song.link == token:
+                run.stop.set()
         self.shares.forget_opened(token, self.root)
         return True
 

@@ -194,10 +194,7 @@ class Shares:
         replace(take, ready=track.frames).save(song)
 
     def delete(self, token: str, key: str) -> bool:
-        """Delete a link's result; only who has its key may.
-
-        What visitors opened before goes as well.
-        """
+        """Delete a link's result; only who has its key may. See `forget_opened` for the rest."""
         result = self.look(token)
         if result is None or not isinstance(key, str):
             return False

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from datetime import datetime, timezone
+from typing import Any
 
 from moises_light.ui.engine import Engine, Preset
 from moises_light.ui.jobs import Song, Take
@@ -113,11 +114,11 @@ def waiting(place: int) -> str:
     return f"Number {place} in line. You can listen to the original meanwhile."
 
 
-def earlier_links(made: Sequence[tuple[str, str, str, float]]) -> str:
-    """Markdown that lists a visitor's links to results that the page no longer shows.
+def earlier_links(made: Sequence[tuple[Any, ...]]) -> str:
+    """Markdown that lists a visitor's earlier links.
 
     Args:
-        made: token, key, name of the song and time of the end, for each link.
+        made: token, key, name of the song and time of the end, and more, for each link.
 
     >>> print(earlier_links([("t", "k", "A*B", 0.0)]).splitlines()[-1])
     - A&#42;B, until 1 January 1970, 00:00 UTC: [open](?r=t) or [delete](?r=t&delete=k)
@@ -127,7 +128,7 @@ def earlier_links(made: Sequence[tuple[str, str, str, float]]) -> str:
     lines = [
         f"- {_literal(name)}, until {until(expires)}: [open](?r={token}) "
         f"or [delete](?r={token}&delete={key})"
-        for token, key, name, expires in made
+        for token, key, name, expires, *_ in made
     ]
     return "\n".join(["Links that you made before:", "", *lines])
 

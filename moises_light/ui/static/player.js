@@ -50,6 +50,7 @@ function load(next) {
   if (other) { $('.ml-name').textContent = next.name; }
   $('.ml-facts').textContent = next.facts;
   buildDecks(); buildCompare(); levels(); face();
+  if (chosen) takeFrom(transport.active);
 }
 
 // Waveform bytes grow with the file; only the new part is asked for.
@@ -112,10 +113,11 @@ function levels() {
   dirty = true;
 }
 
-function choose(key) {
-  chosen = true; hear(key);
-  // what is taken away is what is heard; in a blind test that would tell
-  if (!blind && (key === 'a' || key === 'b')) press(`#slot input[value="${key}"]`);
+function choose(key) { chosen = true; hear(key); takeFrom(key); }
+// What is taken away is what was chosen to be heard, once it is finished; in a blind test that would tell.
+function takeFrom(key) {
+  const take = value.takes.find((take) => take.slot === key), radio = document.querySelector(`#slot input[value="${key}"]`);
+  if (!blind && take && take.state !== 'running' && radio && !radio.checked) radio.click();
 }
 
 function buildDecks() {
@@ -233,7 +235,7 @@ function buildCompare() {
       : 'No choices were made.');
     const odds = make('p', 'ml-note', v.a + v.b ? `Somebody who only guesses gets a result at least this clear ${Math.round(100 * blind.chance)} % of the time.` : '');
     const again = button('ml-blind-again', 'Again'), done = button('ml-blind-end', 'Done');
-    again.onclick = startBlind; done.onclick = () => { endBlind(); buildDecks(); buildCompare(); levels(); face(); };
+    again.onclick = startBlind; done.onclick = () => { endBlind(); takeFrom(transport.active); buildDecks(); buildCompare(); levels(); face(); };
     ask.append(result, odds, again, done);
   } else {
     const text = make('p', 'ml-verdict', 'Switch between X and Y as you listen. Which one do you prefer?');
