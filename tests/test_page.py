@@ -592,6 +592,8 @@ def test_a_shared_link_opens_elsewhere_after_a_restart_until_it_is_deleted(
     wait(guest, "s.playing && s.level > 0.05")
     guest.tap(".ml-deck[data-key=b]")
     wait(guest, "s.active === 'b'")
+    guest.wait_for_selector("#slot", state="visible")
+    assert guest.is_checked("#slot input[value=b]")
     assert guest.evaluate("document.documentElement.scrollWidth") <= 390
     result, desk = (guest.locator(f"#{name}").bounding_box() for name in ("stage", "desk"))
     assert result["y"] < desk["y"], "on a phone the result comes first"

@@ -563,6 +563,15 @@ def _wire_runs(
         song = studio.own(song, "a")
         yield from follow(song, request, "b", preset, device, first.start, first.ready, rest)
 
+    def choice(takes: list[jobs.Take]) -> Any:
+        """From which take to take away, where there are two."""
+        both = len(takes) > 1
+        return gr.update(visible=True) if both else gr.update(visible="hidden", value="a")
+
+    def choice_of(token: str | None) -> Any:
+        song = jobs.load_song(studio.root, token)
+        return choice(jobs.load_takes(song) if song else [])
+
     def after(token: str | None, view: str, seen: bool) -> tuple[Any, ...]:
         """What else of the page follows from a new result."""
         song = jobs.load_song(studio.root, token)
@@ -570,11 +579,10 @@ def _wire_runs(
         choices = plots.choices(takes)
         if view not in [name for _, name in choices]:
             view = "song"
-        both = len(takes) > 1
         return (
             gr.update(choices=choices, value=view),
             studio.look(token, view) if seen else gr.skip(),
-            gr.update(visible=True) if both else gr.update(visible="hidden", value="a"),
+            choice(takes),
         )
 
     def price_b(token: str | None, preset: str | None, device: str) -> str:
@@ -608,6 +616,7 @@ def _wire_runs(
     second.then(price_b, priced, compare["price"], **QUIET)
     desk["stop"].click(studio.stop, token, None, queue=False, **QUIET)
 
+    token.change(choice_of, token, away["slot"], queue=False, **QUIET)
     for control in (compare["preset"], token):
         control.change(price_b, priced, compare["price"], queue=False, **QUIET)
 
