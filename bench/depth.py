@@ -7,36 +7,14 @@ of the held-out split. A block near zero is computed for nothing.
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterable, Sequence
-from copy import deepcopy
+from collections.abc import Sequence
 from pathlib import Path
 
-import torch
-
 from moises_light import weights
-from moises_light.model import MoisesLight
 from moises_light.terminal import exit_code
 from moises_light.training.config import TrainConfig
-from moises_light.training.losses import Objective
-from moises_light.training.mixing import MixtureDataset, select
-
-
-@torch.no_grad()
-def loss(model: MoisesLight, examples: Iterable[tuple[torch.Tensor, torch.Tensor]]) -> float:
-    """Mean of the loss `bands` over the examples."""
-    objective = Objective(model, "bands", bf16=False)
-    values = [objective(m[None], select(s[None], model.sources)).mean() for m, s in examples]
-    return float(torch.stack(values).mean())
-
-
-@torch.no_grad()
-def without(model: MoisesLight, block: int) -> MoisesLight:
-    """A copy of the network in which the transformers of that block add nothing."""
-    less = deepcopy(model)
-    for name in less.depth_gains():
-        if name.startswith(f"bottleneck.rope_blocks.{block}."):
-            less.get_parameter(name).zero_()
-    return less
+from moises_light.training.mixing import MixtureDataset, draw_batch
+from moises_light.training.prune import loss, without_block
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -47,13 +25,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     length = TrainConfig(frames=88).segment_length
     dataset = MixtureDataset(options.corpus, "heldout", length, seed=0)
-    examples = [dataset.draw(number) for number in range(options.examples)]
     print("| weights | loss | rise without block 0, 1, ... |\n|---|---|---|")
     for path in options.weights:
-        model = weights.load_pretrained(path)
+        model = weights.load_pretrained(path).eval()
+        examples = [
+            draw_batch(dataset, [number], model.sources) for number in range(options.examples)
+        ]
         whole = loss(model, examples)
         blocks = range(model.config.n_rope)
-        rises = [loss(without(model, block), examples) - whole for block in blocks]
+        rises = [loss(without_block(model, block), examples) - whole for block in blocks]
         told = ", ".join(f"{rise:.3f}" for rise in rises)
         print(f"| {path} | {whole:.3f} | {told} |", flush=True)
     return 0

@@ -325,6 +325,11 @@ COMMANDS_ON_NOTHING = (
         ("none.safetensors", "out.safetensors", "--features", "24"),
         "none.safetensors",
     ),
+    (
+        "moises_light.training.prune",
+        ("none.safetensors", "out.safetensors", "--blocks", "5"),
+        "none.safetensors",
+    ),
     ("bench.corpus", ("nowhere",), "no corpus at nowhere"),
     ("bench.pictures", ("nowhere", "out.png"), "no corpus at nowhere"),
     ("bench.depth", ("none.safetensors", "--corpus", "nowhere"), "no corpus at nowhere"),

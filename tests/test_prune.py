@@ -12,7 +12,8 @@ from two_bands import SMALL, make
 from moises_light import weights
 from moises_light.config import configs
 from moises_light.model import MoisesLight
-from moises_light.training.prune import importance, main, prune, spaces
+from moises_light.training.grow import grow
+from moises_light.training.prune import importance, main, prune, shallower, spaces, without_block
 
 
 def spectrum() -> torch.Tensor:
@@ -109,6 +110,53 @@ def test_a_preset_becomes_another() -> None:
         if isinstance(norm, nn.BatchNorm2d)
     }
     assert prune(wide, 36, worth).config == configs["fullband_small"]
+
+
+@pytest.mark.parametrize("block", [0, 1, 2])
+@torch.no_grad()
+def test_without_a_block_all_else_is_as_before(block: int) -> None:
+    model = make(n_rope=3).eval()
+    less = without_block(model, block)
+    assert (less.config.n_rope, less.training) == (2, False)
+    kept = less.estimate_masks(spectrum())
+    assert not torch.allclose(kept, model.estimate_masks(spectrum()), rtol=1e-3)
+    for name in model.depth_gains():
+        if name.startswith(f"bottleneck.rope_blocks.{block}."):
+            model.get_parameter(name).zero_()  # adds nothing
+    torch.testing.assert_close(kept, model.estimate_masks(spectrum()), rtol=1e-4, atol=1e-6)
+
+
+@torch.no_grad()
+def test_blocks_that_add_nothing_go_first() -> None:
+    model = make(n_rope=4).eval()
+    for name in model.depth_gains():
+        if name.split(".")[2] in ("1", "3"):
+            model.get_parameter(name).zero_()
+    less, gone = shallower(model, 2, batches())
+    assert sorted(gone) == [1, 3]
+    wanted = model.estimate_masks(spectrum())
+    torch.testing.assert_close(less.estimate_masks(spectrum()), wanted, rtol=1e-4, atol=1e-6)
+    with pytest.raises(ValueError, match=r"n_rope=4; .* less than the 4"):
+        shallower(model, 4, batches())
+    with pytest.raises(ValueError, match=r"block=4; the network has n_rope=4"):
+        without_block(model, 4)
+
+
+@torch.no_grad()
+def test_a_shallower_network_grows_wider() -> None:
+    """The way from `paper_small` to `paper_large`, which has fewer blocks."""
+    model = without_block(make(n_rope=3), 1)
+    wide = make(n_rope=2, G=12)
+    grow(model, wide)
+    masks, wider = (m.train().estimate_masks(spectrum()) for m in (model, wide))
+    near = torch.corrcoef(torch.stack([masks.flatten(), wider.flatten()]))[0, 1]
+    assert near > 0.98
+
+
+def test_nothing_to_prune(tmp_path: Path) -> None:
+    weights.save(make(), tmp_path / "wide.safetensors")
+    with pytest.raises(ValueError, match="give --features, --blocks or both"):
+        main([str(tmp_path / "wide.safetensors"), str(tmp_path / "narrow.safetensors")])
 
 
 def test_a_wrong_name_is_told_before_the_work(tmp_path: Path) -> None:

@@ -570,12 +570,13 @@ def test_a_pruned_start_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     )
     narrow = tmp_path / "narrow.safetensors"
     told = [str(first), str(narrow), "--features", "4", "--batches", "1", "--batch-size", "2"]
-    assert prune.main(told) == 0
-    assert weights.load(narrow).config.G == 4
+    assert prune.main([*told, "--blocks", "0"]) == 0
+    assert (weights.load(narrow).config.G, weights.load(narrow).config.n_rope) == (4, 0)
     config = TrainConfig(frames=16, batch_size=2, steps=1, bf16=False, start=str(narrow))
     card = weights.load(run(config, tmp_path / "second")).metadata["card"]
     text = release.card_text("paper_small", {**SCORED, **card}, None)
-    assert re.search("first `paper_small`, 2 steps .*; then pruned to `G=4`\n", text)
+    removed = "then without block 0 of its transformers; then pruned to `G=4`"
+    assert re.search(f"first `paper_small`, 2 steps .*; {removed}\n", text)
 
 
 @pytest.mark.usefixtures("tiny_preset")

@@ -42,10 +42,7 @@ def add_songs(corpus: Path, folder: Path, say: Say) -> None:
         ValueError: where no song is found, or a file cannot be read.
     """
     done = known_names(corpus, "train")
-    found = list(find_songs(folder))
-    if not found:
-        raise ValueError(f"{folder} holds no song folder with files such as vocals.wav")
-    for path, song in found:
+    for path, song in find_songs(folder):
         name = f"song-{song.name}"
         if name in done:
             _log.info("%s: the corpus has a song of that name; left out", path)

@@ -53,13 +53,7 @@ def train(args: argparse.Namespace) -> int:
     from moises_light.training import loop
     from moises_light.training.mixing import MixtureDataset
 
-    values: dict[str, Any] = {
-        field.name: getattr(args, field.name) for field in fields(TrainConfig)
-    }
-    for name, value in values.items():
-        if isinstance(value, list):
-            values[name] = tuple(value)
-    config = TrainConfig(**values)
+    config = TrainConfig(**{field.name: getattr(args, field.name) for field in fields(TrainConfig)})
     dataset = MixtureDataset(args.corpus, "train", config.segment_length, config.seed)
     if args.threads:
         torch.set_num_threads(args.threads)

@@ -66,7 +66,9 @@ class TrainConfig:
         if self.loss not in LOSSES:
             raise ValueError(f"loss={self.loss!r}; choose one of {', '.join(LOSSES)}")
         for field in ("sources", "highs_of"):
-            if unknown := set(getattr(self, field)) - set(SOURCES):
+            names = tuple(getattr(self, field))
+            object.__setattr__(self, field, names)
+            if unknown := set(names) - set(SOURCES):
                 raise ValueError(
                     f"{field} names {', '.join(sorted(unknown))}; choose from {', '.join(SOURCES)}"
                 )
@@ -98,8 +100,4 @@ class TrainConfig:
 
     @staticmethod
     def from_json(text: str) -> TrainConfig:
-        values = json.loads(text)
-        for name in ("sources", "highs_of"):
-            if name in values:
-                values[name] = tuple(values[name])
-        return TrainConfig(**values)
+        return TrainConfig(**json.loads(text))

@@ -53,9 +53,7 @@ def song_folders(folder: Path, estimates: Path | None = None) -> Iterator[Scored
     Raises:
         ValueError: where no song is found, a file cannot be read, or estimates are missing.
     """
-    found = list(find_songs(folder))
-    if not found:
-        raise ValueError(f"{folder} holds no song folder with files such as vocals.wav")
+    found = find_songs(folder)
     _expect(estimates, [song.name for _, song in found])
     for path, song in found:
         sources = {s: torch.from_numpy(x) for s, x in read_song(path, song).items()}

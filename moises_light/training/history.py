@@ -7,7 +7,7 @@ from typing import Any
 
 from moises_light import weights
 
-KEPT = ("steps", "examples", "seconds", "seed", "commit", "run", "pruned", "grafted")
+KEPT = ("steps", "examples", "seconds", "seed", "commit", "run", "removed", "pruned", "grafted")
 """What is told of an earlier run, where its card has it."""
 
 

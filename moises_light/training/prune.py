@@ -1,14 +1,18 @@
-"""Start a narrower network from a wider one's weights: the least useful features go.
+"""Start a smaller network from a larger one's weights: the least useful features or blocks go.
 
     python -m moises_light.training.prune checkpoints/fullband_small_wide.safetensors \\
         pruned.safetensors --features 36 --corpus corpus
+    python -m moises_light.training.prune checkpoints/paper_small.safetensors \\
+        shallow.safetensors --blocks 5 --corpus corpus
 
 writes weights that a run with `--start pruned.safetensors` goes on from, and has to: what is left
-was never trained to do without what is gone.
+was never trained to do without what is gone. The second makes a start for `paper_large`, which has
+five blocks where `paper_small` has six.
 
 How much a feature is worth is told by the first-order change of the loss where it is silenced: with
 the scale `g` and the shift `b` of its batch norm, `g dL/dg + b dL/db` (Molchanov et al., arXiv
 1906.10771, sec. 3, for a gate behind the norm). Bands keep their own best features, equally many.
+A block of two transformers is worth what the loss rises without it.
 """
 
 from __future__ import annotations
@@ -114,7 +118,65 @@ def importance(
     return worth
 
 
-def narrower(config: Config, features: int) -> Config:
+@torch.no_grad()
+def loss(model: MoisesLight, batches: Iterable[tuple[Tensor, Tensor]]) -> float:
+    """Mean of the loss `bands`, in the mode that the network is in, see `importance`."""
+    objective = Objective(model, "bands", bf16=False)
+    return float(torch.stack([objective(*batch).mean() for batch in batches]).mean())
+
+
+@torch.no_grad()
+def without_block(model: MoisesLight, block: int) -> MoisesLight:
+    """The network without one of its dual-path blocks: what the block added is all that changes.
+
+    A transformer also doubles what passes it (see `MoisesLight.depth_gains`). So the outputs of the
+    later ones shrink to a quarter, and the layer behind the last one makes up for it.
+
+    Raises:
+        ValueError: if the network has no block of that number, from 0.
+    """
+    c = model.config
+    if not 0 <= block < c.n_rope:
+        raise ValueError(f"block={block}; the network has n_rope={c.n_rope}, counted from 0")
+    result = MoisesLight(**shallower_config(c, c.n_rope - 1))
+    gains = model.depth_gains()
+    state = {}
+    for name, value in model.state_dict().items():
+        before, blocks, rest = name.partition("rope_blocks.")
+        number, _, of_block = rest.partition(".")
+        if blocks and int(number) > block:
+            shrunk = value / 4 if name in gains else value
+            state[f"{before}{blocks}{int(number) - 1}.{of_block}"] = shrunk
+        elif not blocks or int(number) < block:
+            state[name] = value
+    result.load_state_dict(state)
+    behind = next(name for name, reads, _ in spaces(result) if reads == STREAM)
+    result.get_parameter(f"{behind}.conv.weight").mul_(4)
+    return result.train(model.training)
+
+
+def shallower(
+    model: MoisesLight, n_blocks: int, batches: Sequence[tuple[Tensor, Tensor]]
+) -> tuple[MoisesLight, list[int]]:
+    """The network with `n_rope=n_blocks`, and the numbers of the blocks that went, one by one.
+
+    Each time the block goes without which the loss is lowest.
+
+    Raises:
+        ValueError: see `shallower_config`.
+    """
+    shallower_config(model.config, n_blocks)
+    left, gone = list(range(model.config.n_rope)), []
+    while len(left) > n_blocks:
+        candidates = [without_block(model, place) for place in range(len(left))]
+        losses = [loss(candidate, batches) for candidate in candidates]
+        best = losses.index(min(losses))
+        model = candidates[best]
+        gone.append(left.pop(best))
+    return model, gone
+
+
+def narrower_config(config: Config, features: int) -> Config:
     """The config with `G=features`.
 
     Raises:
@@ -123,6 +185,19 @@ def narrower(config: Config, features: int) -> Config:
     if features >= config.G:
         raise ValueError(f"G={features} is not less than G={config.G}; choose a smaller one")
     return replace(config, G=features)
+
+
+def shallower_config(config: Config, n_blocks: int) -> Config:
+    """The config with `n_rope=n_blocks`.
+
+    Raises:
+        ValueError: if that is negative, or not less than it has.
+    """
+    if not 0 <= n_blocks < config.n_rope:
+        raise ValueError(
+            f"n_rope={n_blocks}; choose at least 0 and less than the {config.n_rope} that there are"
+        )
+    return replace(config, n_rope=n_blocks)
 
 
 @torch.no_grad()
@@ -135,9 +210,9 @@ def prune(model: MoisesLight, features: int, worth: Mapping[str, Tensor]) -> Moi
         worth: of each space's features, see `importance`.
 
     Raises:
-        ValueError: see `narrower`.
+        ValueError: see `narrower_config`.
     """
-    result = MoisesLight(**narrower(model.config, features))
+    result = MoisesLight(**narrower_config(model.config, features))
     n_bands = model.config.n_bands
     kept = {
         space: _best(value, len(value) // model.config.G * features, n_bands)
@@ -220,27 +295,37 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m moises_light.training.prune")
     parser.add_argument("weights", type=Path, help=".safetensors file of the wider network")
     parser.add_argument("out", type=Path, help=".safetensors file to write")
-    parser.add_argument("--features", type=int, required=True, help="G of the narrower network")
+    parser.add_argument("--features", type=int, help="G of the narrower network")
+    parser.add_argument("--blocks", type=int, help="n_rope of the shallower network")
     parser.add_argument("--corpus", type=Path, default=Path("corpus"))
     parser.add_argument("--batches", type=int, default=16, help="of examples of two seconds")
     parser.add_argument("--batch-size", type=int, default=4)
     args = parser.parse_args(arguments)
     found = weights.load(args.weights)
+    model = MoisesLight(**found.config)
     # what is wrong is told before the work, not after it
-    narrower(found.config, args.features)
+    if args.features is None and args.blocks is None:
+        raise ValueError("nothing to prune; give --features, --blocks or both")
+    if args.features is not None:
+        narrower_config(found.config, args.features)
+    if args.blocks is not None:
+        shallower_config(found.config, args.blocks)
     if args.out.suffix != ".safetensors":
         raise ValueError(f"{args.out} does not end in .safetensors; give a name that does")
-    model = MoisesLight(**found.config)
     model.load_state_dict(found.state_dict)
     length = TrainConfig(frames=88).segment_length
     dataset = MixtureDataset(args.corpus, "train", length, seed=0)
     size = args.batch_size
     firsts = range(0, args.batches * size, size)
-    batches = (draw_batch(dataset, range(i, i + size), model.sources) for i in firsts)
-    worth = importance(model, batches)
+    batches = [draw_batch(dataset, range(i, i + size), model.sources) for i in firsts]
     card = found.metadata["card"]
-    card = {**card, "earlier_runs": earlier_runs(card), "pruned": args.features}
-    weights.save(prune(model, args.features, worth), args.out, {"card": card}, torch.float16)
+    card = {**card, "earlier_runs": earlier_runs(card)}
+    if args.blocks is not None:
+        model, card["removed"] = shallower(model.eval(), args.blocks, batches)
+    if args.features is not None:
+        model = prune(model, args.features, importance(model, batches))
+        card["pruned"] = args.features
+    weights.save(model, args.out, {"card": card}, torch.float16)
     print(args.out)
     return 0
 

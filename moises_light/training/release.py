@@ -10,7 +10,7 @@ the checkpoint that it replaces beside its own.
 from __future__ import annotations
 
 import argparse
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -130,9 +130,15 @@ def _run_text(card: Mapping[str, Any]) -> str:
         + (f", the highs of {' and '.join(highs_of)} {highs:g}" if highs != 1.0 else "")
         + f"), AdamW with a peak of {run['lr']:g}, moving average "
         f"{run['ema']:g}, seed {run['seed']}, commit `{card['commit']}`"
+        + (f"; then without {_blocks_text(card['removed'])}" if "removed" in card else "")
         + (f"; then pruned to `G={card['pruned']}`" if "pruned" in card else "")
         + (f"; then grafted: {card['grafted']}" if "grafted" in card else "")
     )
+
+
+def _blocks_text(removed: Sequence[int]) -> str:
+    numbers = ", ".join(map(str, sorted(removed)))
+    return f"block{'s' if len(removed) > 1 else ''} {numbers} of its transformers"
 
 
 def _number(value: float | None) -> str:

@@ -8,7 +8,6 @@ and anything like them in the usual formats at any rate.
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -91,23 +90,27 @@ def find_song(folder: Path) -> Song | None:
     return Song(folder.name, files, tuple(STEMS) if complete else tuple(files))
 
 
-def find_songs(folder: Path | str) -> Iterator[tuple[Path, Song]]:
+def find_songs(folder: Path | str) -> list[tuple[Path, Song]]:
     """The song in a folder, or every song below it, sorted by path.
 
     Songs are named by their way from `folder`: `A/stems` is `A - stems`.
 
     Raises:
-        ValueError: if it is no folder.
+        ValueError: if it is no folder, or holds no song.
     """
     root = Path(folder)
     if not root.is_dir():
         raise ValueError(f"{root} is not a folder; give one that holds a folder for each song")
+    found = []
     for path in [root, *sorted(root.rglob("*"))]:
         if path.name.endswith(".stem.mp4") or (path.is_dir() and source_of(path.name) is None):
             song = find_song(path)
             if song is not None:
                 above = path.relative_to(root).parent.parts
-                yield path, replace(song, name=" - ".join([*above, song.name]))
+                found.append((path, replace(song, name=" - ".join([*above, song.name]))))
+    if not found:
+        raise ValueError(f"{folder} holds no song folder with files such as vocals.wav")
+    return found
 
 
 def read_audio(path: Path | str) -> np.ndarray:
