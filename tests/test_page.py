@@ -313,6 +313,108 @@ def test_seek_loop_and_keys(visit: Callable[..., Any], song: Path) -> None:
         page.keyboard.press("l")
     page.locator(".ml-wave").first.click(position={"x": 2, "y": 10})
     wait(page, "s.position < 2")
+    # arrows move five seconds on the slider, too
+    page.get_by_role("slider", name="Position in the song").focus()
+    page.keyboard.press("ArrowRight")
+    wait(page, "s.position > 5 && s.position < 8")
+
+
+def test_a_drag_over_the_lanes_asks_for_audio_where_it_ends(
+    visit: Callable[..., Any], song: Path
+) -> None:
+    page = visit()
+    separate(page, song)
+    page.click(".ml-play")
+    wait(page, "s.position > 0.5")
+    page.wait_for_timeout(500)
+    asked: list[str] = []
+    page.on("request", lambda request: asked.append(request.headers.get("range", "")))
+    box = page.locator(".ml-wave").first.bounding_box()
+    page.mouse.move(box["x"] + 5, box["y"] + 10)
+    page.mouse.down()
+    page.mouse.move(box["x"] + 0.5 * box["width"], box["y"] + 10, steps=40)
+    assert page.inner_text(".ml-time b") in ("0:09", "0:10"), "the shown place follows"
+    assert state(page)["position"] < 6, "while it plays on"
+    page.mouse.up()
+    wait(page, "s.position > 9.5 && s.position < 12")
+    # what is played from there on, by two decks, and what was about to be played before
+    assert len(asked) <= 14
+
+
+def test_a_loop_at_the_end_of_the_song_goes_on(visit: Callable[..., Any], song: Path) -> None:
+    page = visit()
+    separate(page, song)
+    page.evaluate("window.studio.transport.setLoop([19.4, 20])")
+    page.evaluate("window.studio.seek(19.4)")
+    page.click(".ml-play")
+    wait(page, "s.playing && s.level > 0.02")
+    page.wait_for_timeout(6000)
+    now = state(page)
+    assert now["playing"]
+    assert 19.39 <= now["position"] <= 20.01
+    # and a mark at the very end makes a loop that can be played
+    page.click(".ml-play")
+    page.evaluate("window.studio.transport.setLoop(null)")
+    page.evaluate("window.studio.seek(20)")
+    page.keyboard.press("[")
+    low, high = state(page)["loop"]
+    assert high - low > 0.09
+
+
+def test_a_song_is_still_there_after_the_page_was_loaded_anew(
+    visit: Callable[..., Any], song: Path
+) -> None:
+    page = visit()
+    separate(page, song)
+    page.reload()
+    page.wait_for_function("window.studio && window.studio.state().ready.a === 882000")
+    assert page.inner_text(".ml-name") == "Nobody - Four tones"
+    assert suggested(download(page, "take-bass")).endswith("-bass-paper_small.wav")
+    page.click("#go")
+    wait(page, "s.phase === 'running'")
+    wait(page, "s.phase === 'finished'")
+    assert state(visit())["phase"] == "empty", "another tab has no song"
+
+
+def test_the_original_plays_on_until_the_stems_are_ahead(
+    visit: Callable[..., Any], song: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ByFrequency, "pause", 1.2)
+    page = visit()
+    upload(page, song)
+    page.evaluate("window.studio.seek(12)")
+    page.click(".ml-play")
+    wait(page, "s.active === 'o' && s.level > 0.05")
+    page.click("#go")
+    wait(page, "s.ready.a > 0")
+    page.wait_for_timeout(300)
+    now = state(page)
+    assert now["ready"]["a"] < 12 * RATE
+    assert (now["active"], now["waiting"], now["level"] > 0.05) == ("o", False, True)
+    wait(page, "s.phase === 'finished' && s.position > 19.9")
+    page.click(".ml-play")
+    wait(page, "s.active === 'a' && s.level > 0.05")
+
+
+def test_where_the_stems_end_for_now_the_playhead_stands(
+    visit: Callable[..., Any], song: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ByFrequency, "pause", 4.0)
+    page = visit()
+    upload(page, song)
+    page.click("#go")
+    wait(page, "s.ready.a > 0")
+    page.evaluate("window.studio.seek(window.studio.state().limit - 1)")
+    page.click(".ml-play")
+    wait(page, "s.waiting && s.position > s.limit - 0.3")
+    page.wait_for_timeout(1500)
+    now = state(page)
+    assert now["waiting"]
+    assert now["position"] > now["limit"] - 0.3
+    # where it was stopped, it ends
+    page.click(".ml-stop")
+    wait(page, "s.phase === 'stopped' && !s.playing", 10_000)
+    assert state(page)["position"] == pytest.approx(state(page)["limit"], abs=0.01)
 
 
 def test_stop_really_stops_and_keeps_what_is_there(
@@ -505,6 +607,13 @@ def test_a_and_b_switch_without_a_gap_and_blind(
         int(n) for n in re.findall(r"(\d+) of 3|difference: (\d+)", verdict) for n in n if n
     )
     assert (a + b, same) == (2, 1)
+    # another result is another test
+    page.click(".ml-blind-again")
+    tab(page, "Compare")
+    page.click("#go-b")
+    wait(page, "s.blind === null && s.phase === 'running'")
+    wait(page, "s.phase === 'finished' && s.ready.b === 882000")
+    assert page.locator(".ml-blind-start").is_visible()
 
 
 def test_the_odds_of_a_blind_test(visit: Callable[..., Any]) -> None:
@@ -672,6 +781,7 @@ def test_a_vanished_result_is_said_so(visit: Callable[..., Any], song: Path) -> 
     page.wait_for_function(
         "document.querySelector('.ml-status').textContent.includes('no longer on the server')"
     )
+    assert not state(page)["playing"], "and it is not asked for again and again"
 
 
 # --------------------------------------------------------------------------- for programs

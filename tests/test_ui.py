@@ -486,6 +486,25 @@ def test_links_stay_within_their_room(song: jobs.Song, tmp_path: Path) -> None:
     assert not list((tmp_path / "links").iterdir())
 
 
+def test_a_result_replaced_while_it_is_stored_makes_no_link(
+    song: jobs.Song, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    take = separated(song)
+    links = share.Shares(tmp_path / "links")
+    clip_gain, once = audio.clip_gain, iter([True])
+
+    def meanwhile(peak: float, format: str) -> float:
+        if next(once, False):
+            separated(song)
+        return clip_gain(peak, format)
+
+    monkeypatch.setattr(audio, "clip_gain", meanwhile)
+    with pytest.raises(ValueError, match="was replaced while the link was made"):
+        links.create(song, [take])
+    assert not list((tmp_path / "links").glob("*"))
+    assert links.look(links.create(song, jobs.load_takes(song)).token) is not None
+
+
 def test_a_running_take_is_not_shared(song: jobs.Song, tmp_path: Path) -> None:
     take = replace(separated(song), state="running")
     with pytest.raises(ValueError, match="nothing to share"):
@@ -699,13 +718,29 @@ def test_a_waiting_a_leaves_b_until_its_turn(studio: Studio, song: jobs.Song) ->
     assert phase == "queued"
     seen = studio.show(song, "a", phase, text, take)
     assert seen is not None
-    assert [t["slot"] for t in seen["takes"]] == ["a"], "B lies on the old A's time"
+    assert [t["ready"] for t in seen["takes"]] == [song.frames] * 2, "both can still be heard"
+    seen = studio.show(song, "a", "running", "", take)
+    assert seen is not None
+    assert [(t["slot"], t["ready"]) for t in seen["takes"]] == [("a", 0)], (
+        "B lies on the old A's time"
+    )
     studio.stop(song.token)
     assert [phase for phase, _, _ in waiting] == ["stopped"]
     assert [take.slot for take in jobs.load_takes(song)] == ["a", "b"]
     other.close()
     list(events_of(studio, song, 0, song.frames))
     assert [take.slot for take in jobs.load_takes(song)] == ["a"]
+
+
+def test_a_song_that_waits_in_line_is_not_swept(studio: Studio, song: jobs.Song) -> None:
+    for path in [song.folder, *song.folder.iterdir()]:
+        os.utime(path, (0, 0))
+    with studio.run(song):
+        studio.sweep()
+        assert song.folder.is_dir()
+    os.utime(song.folder / "song.json", (0, 0))
+    studio.sweep()
+    assert not song.folder.exists()
 
 
 def test_a_deleted_link_ends_the_runs_of_its_copies(studio: Studio, song: jobs.Song) -> None:
@@ -808,7 +843,10 @@ def test_nothing_unpicklable_goes_to_a_gpu_worker(
     monkeypatch.setattr(engines, "_blocks", blocks)
     list(events_of(studio, song, 0, song.frames))
     assert {type(argument) for argument in seen[0]} <= {str, int, bool, type(None)}
-    assert engines._seconds_of_gpu(*seen[0]) >= 20
+    folder, preset, device, path, *_ = seen[0]
+    minute = 60 * SAMPLE_RATE
+    # what is separated is paid for, not the whole song
+    assert engines._seconds_of_gpu(folder, preset, device, path, 9 * minute, minute, False) == 30
 
 
 def test_the_page_builds_with_and_without_weights(checkpoints: Path, tmp_path: Path) -> None:

@@ -34,6 +34,9 @@ DOWNLOAD = """(file) => {
   link.download = file.name;
   document.body.append(link); link.click(); link.remove();
 }"""
+KEPT = """() => {
+  try { return [sessionStorage.getItem('studio-song') || '']; } catch { return ['']; }
+}"""
 WHOLE_ADDRESS = """(query) =>
   query && query.startsWith('?') ? location.origin + location.pathname + query : query"""
 
@@ -52,7 +55,7 @@ def build_demo(checkpoints: str | Path | None = None, *, studio: Studio | None =
         fill_width=True,
         delete_cache=(600, 7200),
     ) as demo:
-        token = gr.State(None, time_to_live=7200)
+        token = gr.State(None)
         gr.HTML((STATIC / "header.html").read_text(encoding="utf-8"), apply_default_css=False)
         lacks = None if EXAMPLE.is_file() else "ml-no-example"
         with gr.Row(elem_id="ml-studio", elem_classes=lacks, equal_height=False):
@@ -653,8 +656,11 @@ def _wire_links(
     views: Parts,
     tabs: gr.Tabs,
 ) -> None:
-    def arrive(request: gr.Request) -> Iterator[tuple[Any, ...]]:
-        """What the page's address asks for: settings, a result, or its deletion."""
+    def arrive(kept: str | None, request: gr.Request) -> Iterator[tuple[Any, ...]]:
+        """What the page's address asks for: settings, a result, or its deletion.
+
+        Else the song that this tab had before it was loaded anew, if it is still there.
+        """
         asked = {key: str(value) for key, value in dict(request.query_params).items()}
         presets = studio.engine.presets()
         keep = gr.skip()
@@ -700,12 +706,30 @@ def _wire_links(
             go = gr.update(interactive=bool(runnable))
             yield song.token, payload(song, text=text), preset, preset_b, keep, tab, go
             return
+        mine = jobs.load_song(studio.root, kept)
+        if mine is not None and not link:
+            mine.touch()
+            studio.stop(mine.token)
+            takes = jobs.load_takes(mine)
+            text = "The page was loaded anew. Your song is still here."
+            yield (
+                mine.token,
+                payload(mine, takes, phase="finished" if takes else "ready", text=text),
+                preset,
+                preset_b,
+                gr.update(choices=plots.choices(takes)),
+                tab,
+                gr.update(interactive=bool(runnable)),
+            )
+            return
         yield keep, keep, preset, preset_b, keep, tab, keep
 
+    kept = gr.Textbox(visible="hidden", label="Song of this tab")
     demo.load(
         arrive,
-        None,
+        kept,
         [token, player, desk["preset"], compare["preset"], views["view"], tabs, desk["go"]],
+        js=KEPT,
         concurrency_limit=4,
         concurrency_id="decode",
         **QUIET,

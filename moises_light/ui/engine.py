@@ -112,9 +112,10 @@ def load_separator(
     return Separator(_networks[key], device=device, residual="other" if residual else None)
 
 
-def _seconds_of_gpu(folder: str | None, preset: str, device: str, path: str, *rest: Any) -> int:
-    """What to ask of ZeroGPU: a generous share of the song's length, and time to start."""
-    frames = Path(path).stat().st_size // (4 * jobs.CHANNELS)
+def _seconds_of_gpu(
+    folder: str | None, preset: str, device: str, path: str, start: int, frames: int, residual: bool
+) -> int:
+    """What to ask of ZeroGPU: a generous share of the length, and time to start."""
     return min(300, 20 + round(frames / jobs.SAMPLE_RATE / 6))
 
 

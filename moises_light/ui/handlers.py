@@ -8,7 +8,7 @@ import shutil
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -256,7 +256,8 @@ class Studio:
     ) -> dict[str, Any] | None:
         """The player's value while a take is being worked on, or has just ended."""
         takes = {t.slot: t for t in jobs.load_takes(song)}
-        if take.ready or phase in ("running", "queued"):
+        # while it waits in line, what was there before can still be heard
+        if take.ready or phase == "running" or (phase == "queued" and slot not in takes):
             takes[slot] = take
             if slot == "a":  # a comparison with the take before
                 takes.pop("b", None)
@@ -305,6 +306,9 @@ class Studio:
 
     def sweep(self, max_age: float = KEEP_SECONDS) -> int:
         """Clear away songs that nobody has touched for long, and links that have expired."""
+        for run in list(self._runs.values()):  # also those that wait in line
+            with suppress(OSError):
+                run.song.touch()
         return jobs.sweep(self.root, max_age, KEEP_FREE_BYTES) + self.shares.sweep()
 
     def start_chores(self) -> None:

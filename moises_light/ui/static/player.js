@@ -13,6 +13,7 @@ const press = (id) => { const e = document.querySelector(id); if (e) (e.matches(
 const stage = () => document.querySelector('#ml-studio') || document.body;
 
 let value = null, faders = {}, stems = [], chosen = false, blind = null, dirty = true, ratios = {};
+let held = null;                                     // where a drag over the song points, while it plays on
 let waves = {};                                      // key -> {bytes, stems, url, loaded, busy}
 let colours = {};
 const transport = new Transport(() => { dirty = true; face(); });
@@ -31,22 +32,28 @@ function load(next) {
   root.dataset.phase = next ? next.phase : 'empty';
   stage().dataset.stage = next ? (next.takes.some((take) => take.ready) ? 'result' : 'song') : 'empty';
   if (!next) { stems = []; face(); return; }
+  try { sessionStorage.setItem('studio-song', next.token); } catch { /* private window */ }
+  if (blind && blind.serials !== serials()) endBlind();
   transport.open(next.rate);
-  transport.setDeck({key: 'o', url: address(next.original.url), base: next.start, frames: next.frames, ready: next.frames,
+  transport.setDeck({key: 'o', url: address(next.original.url), base: next.start, frames: next.frames, ready: next.frames, growing: false,
     stems: ['original'], channels: 2, headroom: next.headroom, serial: next.token});
   const slots = next.takes.map((take) => take.slot);
   for (const key of ['a', 'b']) if (!slots.includes(key)) { transport.removeDeck(key); delete waves[key]; }
   for (const take of next.takes) {
-    transport.setDeck({key: take.slot, url: address(take.url), base: 0, frames: take.frames, ready: take.ready,
+    const growing = take.state === 'running' && ['running', 'queued'].includes(next.phase);
+    transport.setDeck({key: take.slot, url: address(take.url), base: 0, frames: take.frames, ready: take.ready, growing,
       stems: take.stems, channels: 2 * take.stems.length, headroom: next.headroom, serial: take.serial, gram: take.gram});
     wave(take.slot, take.peaks, take.stems.length, Math.floor(take.ready / next.rate * next.peaksPerSecond), take.serial);
   }
   wave('o', next.original.peaks, 1, Math.floor(next.songFrames / next.rate * next.peaksPerSecond), next.token);
   const names = (next.takes[0] && next.takes[0].stems) || next.sources;
   if (names.join() !== stems.join() || !$('.ml-lanes').children.length) buildLanes(names);
-  // the first stems that are there take over from the original, unless the listener chose
+  // the first stems that are there take over from the original, unless the listener chose or is further
   const first = next.takes.find((take) => take.ready > 0);
-  if (first && !chosen && transport.active === 'o') hear(first.slot);
+  if (first && !chosen && transport.active === 'o') {
+    const ahead = first.ready / next.rate - transport.now();
+    if (ahead > (transport.playing && transport.decks.get(first.slot).growing ? AHEAD + PIECE : 0)) hear(first.slot);
+  }
   if (other) { $('.ml-name').textContent = next.name; }
   $('.ml-facts').textContent = next.facts;
   buildDecks(); buildCompare(); levels(); face();
@@ -113,6 +120,7 @@ function levels() {
   dirty = true;
 }
 
+const serials = () => value.takes.map((take) => take.serial).join();
 function choose(key) { chosen = true; hear(key); takeFrom(key); }
 // What is taken away is what was chosen to be heard, once it is finished; in a blind test that would tell.
 function takeFrom(key) {
@@ -168,21 +176,26 @@ function toggle(name, what) { if (!faders[name]) return; faders[name][what] = !f
 function scrub(canvas, marks = false) {
   let from = null;
   const at = (event) => { const box = canvas.getBoundingClientRect(); return Math.min(1, Math.max(0, (event.clientX - box.left) / box.width)) * transport.duration; };
-  canvas.onpointerdown = (event) => { if (!value || event.button) return; from = at(event); canvas.setPointerCapture(event.pointerId); if (!marks) transport.seek(from); };
+  canvas.onpointerdown = (event) => { if (!value || event.button) return; from = at(event); canvas.setPointerCapture(event.pointerId); if (!marks) hold(from); };
   canvas.onpointermove = (event) => {
     if (from === null) return;
     const to = at(event);
-    if (!marks) transport.seek(to);
+    if (!marks) hold(to);
     else if (Math.abs(to - from) > transport.duration / 120) { canvas.dataset.drag = '1'; transport.loop = [Math.min(from, to), Math.max(from, to)]; dirty = true; face(); }
   };
   canvas.onpointerup = (event) => {
     if (from === null) return;
     if (marks && canvas.dataset.drag) transport.setLoop(transport.loop);
     else if (marks) transport.seek(from);
+    else release(at(event));
     delete canvas.dataset.drag; from = null; face();
   };
-  canvas.onpointercancel = () => { from = null; };
+  canvas.onpointercancel = () => { from = held = null; };
 }
+// While it plays, a drag moves the playhead alone: every place on the way would ask for its audio.
+function hold(to) { if (transport.playing) { held = to; dirty = true; } else transport.seek(to); }
+function release(to) { held = null; transport.seek(to); }
+const shownTime = () => held ?? transport.now();
 
 // ---- loop ---------------------------------------------------------------------------------------
 let mark = null;
@@ -199,7 +212,7 @@ function loopMark(end) {
   const t = transport.now(), d = transport.duration;
   const [from, to] = transport.loop || [0, d];
   const next = end ? [Math.min(from, t - 0.1), t] : [t, Math.max(to, t + 0.1)];
-  transport.setLoop([Math.max(0, next[0]), Math.min(d, next[1])]);
+  transport.setLoop([Math.max(0, Math.min(next[0], d - 0.1)), Math.min(d, Math.max(next[1], 0.1))]);
   face();
 }
 
@@ -224,7 +237,7 @@ function buildCompare() {
     table.append(head, body);
     const start = button('ml-blind-start', 'Blind test', 'Start a blind test'); start.onclick = startBlind;
     const note = make('p', 'ml-note', 'A and B are played at the same loudness (equal energy of what you hear). A − B plays only what they disagree on, at its true level.');
-    box.replaceChildren(table, note, start);
+    refill(box, table, note, start);
     return;
   }
   const ask = make('div', 'ml-blind');
@@ -244,14 +257,22 @@ function buildCompare() {
     const reveal = button('ml-reveal', 'Reveal'); reveal.onclick = () => { blind.revealed = true; hear('a'); buildDecks(); buildCompare(); face(); };
     ask.append(text, vote('x', 'X is better'), vote('same', 'No difference'), vote('y', 'Y is better'), reveal, count);
   }
-  box.replaceChildren(ask);
+  refill(box, ask);
 }
 async function startBlind() {
-  blind = new Blind(); chosen = true;
+  blind = new Blind(); blind.serials = serials(); chosen = transport.steady = true;
   await Promise.all(['a', 'b'].map((key) => transport.warm(key)));   // or the wait would tell
   hear(blind.x); buildDecks(); buildCompare(); face();
 }
-function endBlind() { blind = null; }
+function endBlind() { blind = null; transport.steady = false; }
+
+// Rebuild a box, and leave the focus on the button that stands for the one that had it.
+function refill(box, ...parts) {
+  const had = box.contains(document.activeElement) ? document.activeElement : null;
+  box.replaceChildren(...parts);
+  const buttons = [...box.querySelectorAll('button')];
+  if (had) (buttons.find((e) => e.className === had.className && e.dataset.vote === had.dataset.vote) || buttons[0])?.focus();
+}
 
 // ---- the face -----------------------------------------------------------------------------------
 function face() {
@@ -311,7 +332,7 @@ function paint(canvas, key, index, colour, ready, loud) {
   if (canvas.width !== Math.round(w * ratio) || canvas.height !== Math.round(h * ratio)) { canvas.width = Math.round(w * ratio); canvas.height = Math.round(h * ratio); }
   const g = canvas.getContext('2d');
   g.setTransform(ratio, 0, 0, ratio, 0, 0); g.clearRect(0, 0, w, h);
-  const d = transport.duration || 1, at = transport.now() / d * w, base = value ? value.start / value.rate : 0;
+  const d = transport.duration || 1, at = shownTime() / d * w, base = value ? value.start / value.rate : 0;
   if (transport.loop) { g.globalAlpha = 0.14; g.fillStyle = colours.accent; g.fillRect(transport.loop[0] / d * w, 0, (transport.loop[1] - transport.loop[0]) / d * w, h); }
   const keys = blind && key !== 'o' ? ['a', 'b'] : [key];     // in a blind test the picture must not tell
   const rows = keys.map((k) => waves[k]).filter(Boolean);
@@ -338,7 +359,7 @@ function frame() {
   if (!value || !root.isConnected) return;
   if (!transport.playing && !dirty) return;
   dirty = false;
-  const t = transport.now(), base = value.start / value.rate;
+  const t = shownTime(), base = value.start / value.rate;
   $('.ml-time b').textContent = clock(base + t); $('.ml-time span').textContent = clock(base + transport.duration);
   const seek = $('.ml-seek');
   if (document.activeElement !== seek || transport.playing) seek.value = t;
@@ -367,8 +388,8 @@ function key(event) {
   // many keyboards write brackets with AltGr (which is Ctrl + Alt) or Option
   const bracket = (event.key === '[' || event.key === ']') && (event.altKey || !event.ctrlKey);
   if (!value || event.metaKey || (!bracket && (event.ctrlKey || event.altKey))) return;
-  const target = event.target, tag = target.tagName, range = tag === 'INPUT' && target.type === 'range';
-  if ((tag === 'INPUT' && !range) || tag === 'TEXTAREA' || tag === 'SELECT' || target.isContentEditable) return;
+  const target = event.target, tag = target.tagName, place = target.classList.contains('ml-seek'), range = tag === 'INPUT' && target.type === 'range' && !place;
+  if ((tag === 'INPUT' && !range && !place) || tag === 'TEXTAREA' || tag === 'SELECT' || target.isContentEditable) return;
   if (target.closest('[role=tab], [role=listbox], [role=menu], [role=dialog]')) return;
   const ours = element.contains(target), k = event.key;
   const digit = /^Digit([1-4])$/.exec(event.code);
@@ -391,7 +412,8 @@ $('.ml-play').onclick = () => transport.playing ? transport.pause() : transport.
 $('.ml-loop').onclick = loopToggle;
 $('.ml-stop').onclick = () => { $('.ml-status').textContent = 'Stopping …'; press('#stop'); };
 $('.ml-go').onclick = () => press('#go');
-$('.ml-seek').oninput = (event) => transport.seek(+event.target.value);
+$('.ml-seek').oninput = (event) => hold(+event.target.value);
+$('.ml-seek').onchange = (event) => release(+event.target.value);
 $('.ml-master-range').oninput = (event) => { transport.setMaster(gainOf(+event.target.value)); face(); };
 $('.ml-choose').onclick = () => press('#song input[type=file]');
 $('.ml-example').onclick = () => press('#example');

@@ -3,9 +3,10 @@
 // Knows nothing of the page.
 //
 //   piece   a stretch of the song, `from` seconds in it, due at context time `when`
-//   deck    {key, url, base, frames, ready, stems, channels}; all decks share the pieces
+//   deck    {key, url, base, frames, ready, growing, stems, channels}; all decks share the pieces
 //   hot     a deck whose audio is fetched and scheduled, heard or not: switching to it has no gap
 const PIECE = 2, AHEAD = 6, FADE = 0.012;
+const COOL = 20;                 // seconds unheard after which a deck is fetched no more
 
 class Transport {
   constructor(onchange) {
@@ -22,6 +23,9 @@ class Transport {
     this.cache = new Map();
     this.bytes = 0;
     this.error = '';
+    this.steady = false;         // nothing cools down
+    this.failures = 0; this.notBefore = 0;
+    this.abort = new AbortController();
   }
 
   // ---- what is there --------------------------------------------------------------------------
@@ -35,9 +39,10 @@ class Transport {
   setDeck(deck) {
     const old = this.decks.get(deck.key);
     if (old && old.url === deck.url && old.serial === deck.serial) {
-      old.ready = deck.ready; old.frames = deck.frames; old.gram = deck.gram;
+      old.ready = deck.ready; old.frames = deck.frames; old.gram = deck.gram; old.growing = deck.growing;
     } else {
       if (old) this.unplug(old);
+      this.error = '';
       for (const key of [...this.cache.keys()]) if (key.startsWith(deck.key + ':')) this.cache.delete(key);
       this.decks.set(deck.key, {...deck, hot: false, gains: [], levels: deck.stems.map(() => 1)});
       if (this.active === null) this.active = deck.key;
@@ -62,6 +67,12 @@ class Transport {
     return ends.length ? Math.min(...ends) : 0;
   }
 
+  // where playback ends: a take that grows no more ends where it was stopped
+  get end() {
+    const ends = this.heard().map((key) => this.decks.get(key)).filter(Boolean).map((deck) => (deck.growing ? deck.frames : deck.ready) / this.rate);
+    return ends.length ? Math.min(...ends) : 0;
+  }
+
   // ---- the audio graph ------------------------------------------------------------------------
   open(rate) { this.rate = rate; }
 
@@ -72,6 +83,10 @@ class Transport {
       this.out = this.context.createGain(); this.out.gain.value = this.master;
       this.meter = this.context.createAnalyser(); this.meter.fftSize = 1024;
       this.out.connect(this.meter); this.meter.connect(this.context.destination);
+      // a telephone call, for one, takes the sound away without asking
+      this.context.onstatechange = () => { if (this.playing && this.context.state !== 'running') this.pause(); };
+      // else the ring switch of a phone mutes the song
+      if (navigator.audioSession) navigator.audioSession.type = 'playback';
     }
     return this.context.resume();
   }
@@ -152,11 +167,12 @@ class Transport {
     const key = `${deck.key}:${k}`, kept = this.cache.get(key);
     if (kept && kept.last === last) return kept.promise;
     const width = 2 * deck.channels, from = (deck.base + first) * width, to = (deck.base + last) * width - 1;
-    const promise = (async () => {
-      const answer = await fetch(deck.url, {headers: {Range: `bytes=${from}-${to}`}, cache: 'no-store'});
+    const {signal} = this.abort, entry = {last, pending: true};
+    const promise = entry.promise = (async () => {
+      const answer = await fetch(deck.url, {headers: {Range: `bytes=${from}-${to}`}, cache: 'no-store', signal});
       if (answer.status !== 206) throw new Error(String(answer.status));
       const samples = new Int16Array(await answer.arrayBuffer());
-      this.bytes += samples.byteLength;
+      this.bytes += samples.byteLength; entry.pending = false;
       const n = Math.floor(samples.length / deck.channels), scale = deck.headroom / 32768;
       return deck.stems.map((_, s) => {
         const buffer = new AudioBuffer({numberOfChannels: 2, length: n, sampleRate: this.rate});
@@ -167,7 +183,6 @@ class Transport {
         return buffer;
       });
     })();
-    const entry = {last, promise};
     this.cache.set(key, entry);
     promise.catch(() => { if (this.cache.get(key) === entry) this.cache.delete(key); });
     return promise;
@@ -194,17 +209,19 @@ class Transport {
 
   // Schedule what is due in the next seconds. Called by a timer, by new blocks and by jumps.
   async pump() {
-    if (!this.playing || this.pumping === this.run) return;
+    if (!this.playing || this.pumping === this.run || performance.now() < this.notBefore) return;
     const run = this.run;
     this.pumping = run;
     try {
       while (this.playing && run === this.run && this.cursor.when - this.context.currentTime < AHEAD) {
-        const from = this.cursor.from, end = this.duration;
+        const from = this.cursor.from, end = this.end;
         if (from >= end - 1e-4) break;
         const k = Math.floor(from / PIECE + 1e-6);
+        const turn = this.loop && this.loop[0] < end - 0.05 ? Math.min(this.loop[1], end) : -1;
         let to = Math.min((k + 1) * PIECE, this.limit, end);
-        if (this.loop && from < this.loop[1]) to = Math.min(to, this.loop[1]);
-        const last = to >= end - 1e-4 || (this.loop && to >= this.loop[1] - 1e-6);
+        if (from < turn) to = Math.min(to, turn);
+        const wrap = from < turn && to >= turn - 1e-6, back = wrap && this.loop[0];
+        const last = wrap || to >= end - 1e-4;
         if (to - from < (last ? 1e-4 : 0.25)) { this.setWaiting(true); break; }   // wait for more
         const decks = [...this.decks.values()].filter((deck) => deck.hot);
         for (const deck of decks) this.plug(deck);
@@ -215,26 +232,33 @@ class Transport {
           await Promise.all(loads);
         } catch (problem) {
           if (run !== this.run) return;
-          this.error = /40[34]|416/.test(problem.message)
+          const gone = /40[34]|416/.test(problem.message);
+          if (gone) this.pause(); else this.setWaiting(true);
+          this.error = gone
             ? 'This result is no longer on the server. Separate the song again.'
             : 'The connection is too slow or gone; trying again.';
-          this.setWaiting(true); this.onchange();
-          break;
+          this.notBefore = performance.now() + Math.min(8000, 500 * 2 ** this.failures++);
+          this.onchange();
+          return;
         }
         if (run !== this.run) return;
-        this.error = '';
+        this.error = ''; this.failures = 0;
         const grid = (t) => Math.ceil(t * this.rate) / this.rate;   // joins fall on whole samples
         const when = Math.max(this.cursor.when, grid(this.context.currentTime + 0.04));
         const piece = {run, k, from, when, length: to - from, nodes: new Map()};
         this.pieces.push(piece);
         for (const deck of decks) this.attach(piece, deck);
-        const wrap = this.loop && from < this.loop[1] && to >= this.loop[1] - 1e-6;
-        this.cursor = {when: when + (to - from), from: wrap ? this.loop[0] : to};
+        this.cursor = {when: when + (to - from), from: wrap ? back : to};
         this.setWaiting(false);
       }
     } finally { if (this.pumping === run) this.pumping = null; }
     const t = this.context.currentTime;
+    this.position = this.now();    // where the playhead stands when nothing is left to play
     this.pieces = this.pieces.filter((piece) => piece.when + piece.length > t - 1);
+    for (const deck of this.decks.values()) {
+      if (this.steady || this.heard().includes(deck.key)) deck.heardAt = t;
+      else if (t - (deck.heardAt ??= t) > COOL) { deck.hot = false; deck.heardAt = undefined; }
+    }
     const near = Math.floor(this.now() / PIECE);
     for (const key of [...this.cache.keys()]) {
       const k = +key.split(':')[1], looped = this.loop && (k + 1) * PIECE > this.loop[0] && k * PIECE < Math.min(this.loop[1], this.loop[0] + AHEAD);
@@ -260,10 +284,10 @@ class Transport {
     if (this.playing || !this.decks.size) return;
     await this.wake();
     if (this.playing) return;
-    this.playing = true;
-    if (this.position >= this.duration - 0.05) this.position = this.loop ? this.loop[0] : 0;
+    this.playing = true; this.error = '';
+    if (this.position >= this.end - 0.05) this.position = this.loop && this.loop[0] < this.end - 0.05 ? this.loop[0] : 0;
     this.timer = setInterval(() => {
-      if (this.now() >= this.duration - 0.03) { this.pause(); this.position = this.duration; this.onchange(); return; }
+      if (this.cursor.from >= this.end - 1e-4 && this.now() >= this.end - 0.03) { this.pause(); this.position = this.end; this.onchange(); return; }
       this.pump();
     }, 120);
     this.jump(this.position);
@@ -272,7 +296,7 @@ class Transport {
 
   pause() {
     this.position = this.now();
-    this.playing = false; this.waiting = false;
+    this.playing = false; this.waiting = false; this.error = '';
     clearInterval(this.timer);
     this.silence();
     this.onchange();
@@ -280,7 +304,9 @@ class Transport {
 
   // Fade out what is scheduled: stopping it dead would click.
   silence() {
-    this.run++; this.pumping = null;
+    this.run++; this.pumping = null; this.notBefore = 0;
+    this.abort.abort(); this.abort = new AbortController();   // or what is wanted next waits behind it
+    for (const [key, entry] of [...this.cache]) if (entry.pending) this.cache.delete(key);
     if (this.context) {
       const t = this.context.currentTime;
       for (const piece of this.pieces) for (const nodes of piece.nodes.values()) for (const {node, gate} of nodes) {
