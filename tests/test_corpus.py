@@ -6,6 +6,7 @@ import json
 import pickle
 import runpy
 import sys
+import weakref
 from pathlib import Path
 
 import av
@@ -90,6 +91,54 @@ def test_rescan_takes_up_new_tracks_and_waits_for_half_a_line(tmp_path):
     assert [track.name for track in opened.tracks] == ["a", "b"]
 
 
+def test_half_a_line_of_a_full_disk_spoils_no_other(tmp_path, caplog):
+    write_track(tmp_path, "train", "a", "song", {"bass": noise(0)})
+    opened = Corpus(tmp_path)
+    index = tmp_path / "train" / "index.jsonl"
+    with index.open("ab") as file:
+        file.write(b'{"name":"b","kind":"so')
+    assert opened.rescan() == 0
+    assert not caplog.text
+    write_track(tmp_path, "train", "b", "song", {"bass": noise(1)})
+    with index.open("ab") as file:
+        file.write(b'\n[1]\n{"name":"c"}\n')
+    write_track(tmp_path, "train", "c", "song", {"bass": noise(2)})
+    assert opened.rescan() == 2
+    assert [track.name for track in opened.tracks] == ["a", "b", "c"]
+    told = [record.getMessage() for record in caplog.records]
+    assert len(told) == 3
+    assert told[0] == f"""{index}: left out a broken line, b'{{"name":"b","kind":"so'"""
+
+
+def test_a_failed_write_leaves_nothing(tmp_path, monkeypatch):
+    def fill_the_disk(file, array):
+        file.write(b"half")
+        raise OSError("no space left on device")
+
+    monkeypatch.setattr(np, "save", fill_the_disk)
+    with pytest.raises(OSError, match="no space left"):
+        write_track(tmp_path, "train", "a", "song", {"bass": noise(0)})
+    assert list((tmp_path / "train").iterdir()) == []
+
+
+def test_the_tracks_used_last_stay_open(tmp_path, monkeypatch):
+    """An open map holds an open file, of which a process has no more than about a thousand."""
+    monkeypatch.setattr(corpus, "OPEN_TRACKS", 2)
+    for name in "abc":
+        write_track(tmp_path, "train", name, "song", {"bass": noise(ord(name))})
+    opened = Corpus(tmp_path)
+    a, b, c = opened.tracks
+    maps = {track.name: weakref.ref(opened.audio(track)) for track in (a, b)}
+    first = opened.read(a, "bass", 0, 100)
+    assert opened.audio(a) is maps["a"]()
+    opened.audio(c)
+    assert maps["a"]() is not None
+    assert maps["b"]() is None
+    opened.audio(b)
+    assert maps["a"]() is None
+    np.testing.assert_array_equal(opened.read(a, "bass", 0, 100), first)
+
+
 def test_an_open_corpus_travels_to_worker_processes(tmp_path):
     track = write_track(tmp_path, "train", "a", "song", {"bass": noise(0)})
     opened = Corpus(tmp_path)
@@ -129,10 +178,36 @@ def test_a_song_folder_of_moisesdb_is_read(tmp_path):
     assert set(stems) == {"vocals", "drums", "other"}
     # the list of the whole song makes the bass silent rather than unknown
     assert set(song.present) == {"vocals", "drums", "bass", "other"}
-    for source, parts in {"drums": [60, 5000], "other": [500, 700, 900]}.items():
+    # percussion is in `other`, as in the dataset's official four stems
+    for source, parts in {"drums": [60], "other": [500, 700, 900, 5000]}.items():
         spectrum = np.abs(np.fft.rfft(stems[source][0]))
         loud = np.flatnonzero(spectrum > 0.5 * spectrum.max()) / 2
         assert sorted(loud) == parts
+
+
+def test_percussion_elsewhere_joins_the_drums(tmp_path):
+    make_song(tmp_path / "song", {"drums": 60, "percussion": 5000})
+    ((_, song),) = songs.find_songs(tmp_path)
+    names = {source: [path.stem for path in files] for source, files in song.files.items()}
+    assert names == {"drums": ["drums", "percussion"]}
+
+
+def test_what_begins_with_a_dot_is_no_part_of_a_song(tmp_path, caplog):
+    root = tmp_path / ".hidden"  # but the folder that is given may have such a name
+    make_song(root / "song", {"vocals": 300, "drums/kick": 60, ".cache/bass": 50})
+    for name in ("song/._vocals.wav", "song/drums/._kick.wav", "._vocals.wav", "._Song.stem.mp4"):
+        (root / name).write_bytes(b"no audio")
+    for name in ("song/.mixture.wav", ".trash/deep/bass.wav", "song/drums/.old/snare.wav"):
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_bytes(b"no audio")
+    ((path, song),) = songs.find_songs(root)
+    assert song.name == "song"
+    assert song.files == {
+        "vocals": [path / "vocals.wav"],
+        "drums": [path / "drums" / "kick.wav"],
+    }
+    assert songs.read_mixture(path, song) is None
+    assert not caplog.text
 
 
 def test_a_song_without_some_stems_does_not_speak_for_them(tmp_path, caplog):
@@ -215,6 +290,14 @@ def test_songs_of_one_folder_name_are_told_apart(tmp_path):
     }
     for index in range(20):
         MixtureDataset(tmp_path / "corpus", segment_length=RATE).draw(index)
+
+
+def test_a_test_set_is_not_trained_on(tmp_path):
+    for split in ("train", "test"):
+        make_song(tmp_path / "musdb" / split / "song", {"vocals": 300.0})
+    with pytest.raises(ValueError, match=r"holds train and test; give .*train, so that"):
+        build.main([str(tmp_path / "corpus"), "--songs", str(tmp_path / "musdb")])
+    assert build.main([str(tmp_path / "corpus"), "--songs", str(tmp_path / "musdb" / "train")]) == 0
 
 
 def test_an_unreadable_file_is_named(tmp_path):

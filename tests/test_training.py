@@ -11,6 +11,7 @@ import subprocess
 import sys
 from dataclasses import fields, replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -21,8 +22,9 @@ from moises_light import MoisesLight, cli, weights
 from moises_light.config import SOURCES, Config
 from moises_light.separation import Separator
 from moises_light.training import cli as training_cli
-from moises_light.training import evaluate, loop, prune, release
+from moises_light.training import evaluate, loop, mixing, prune, release
 from moises_light.training.config import TrainConfig
+from moises_light.training.corpus import write_licences
 from moises_light.training.losses import (
     Objective,
     band_energies,
@@ -263,6 +265,58 @@ def test_resumed_equals_uninterrupted(tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("tiny_preset")
+def test_a_run_goes_on_with_another_limit(tmp_path: Path) -> None:
+    """Its schedule bends to it; states of old runs say `steps=100000`, once the default."""
+    config = TrainConfig(frames=16, batch_size=2, steps=1, bf16=False)
+    run(config, tmp_path)
+    tensors, header = weights.read_tensors(tmp_path / "state.safetensors")
+    header["config"] = replace(config, steps=100_000).to_json()
+    weights.write_tensors(tmp_path / "state.safetensors", tensors, header)
+    path = run(replace(config, steps=0, minutes=1e-9), tmp_path)  # spent already
+    assert weights.load(path).metadata["card"]["steps"] == 1
+
+
+@pytest.mark.usefixtures("tiny_preset")
+def test_a_run_that_was_stopped_gives_weights(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    class Stop(Exception):
+        pass
+
+    def stop(row: dict[str, float]) -> None:
+        if row["step"] == 2:
+            raise Stop
+
+    monkeypatch.setattr(
+        mixing, "MixtureDataset", lambda folder, split, length, seed: Tones(length, seed)
+    )
+    monkeypatch.setattr(torch, "set_flush_denormal", lambda on: True)  # it would stay on
+    config = TrainConfig(frames=16, batch_size=2, steps=3, bf16=False, seed=7)
+    with pytest.raises(Stop):
+        run(config, tmp_path, log_steps=1, on_log=stop, commit="abc")
+    before = (tmp_path / "state.safetensors").read_bytes()
+    command = ["train", "--export", "--folder", str(tmp_path)]
+    assert cli.main(command) == 0
+    model = tmp_path / "model.safetensors"
+    assert capsys.readouterr().out == f"{model}\n"
+    card = weights.load(model).metadata["card"]
+    assert (card["steps"], card["seed"], card["commit"]) == (2, 7, "abc")
+    assert (tmp_path / "state.safetensors").read_bytes() == before
+    assert weights.load_pretrained(model)(torch.zeros(1, 2, 4096)).shape == (1, 4, 2, 4096)
+    # at the end of a run, what is written is the same
+    run(config, tmp_path, commit="abc")
+    at_the_end = weights.load(model)
+    model.unlink()
+    assert loop.export(tmp_path, Tones(config.segment_length, 7)) == model  # type: ignore[arg-type]
+    again = weights.load(model)
+    assert again.metadata == at_the_end.metadata
+    for key, value in at_the_end.state_dict.items():
+        assert torch.equal(again.state_dict[key], value), key
+    assert cli.main([*command[:-1], str(tmp_path / "nowhere")]) == 2
+    assert "nowhere holds no state.safetensors; give the folder of a run" in capsys.readouterr().err
+
+
+@pytest.mark.usefixtures("tiny_preset")
 def test_the_state_of_another_version_is_refused(tmp_path: Path) -> None:
     config = TrainConfig(frames=16, batch_size=2, steps=1, bf16=False)
     run(config, tmp_path)
@@ -311,13 +365,24 @@ def test_the_schedule_bends_to_the_budget() -> None:
     assert config.learning_rate(0, 0) == pytest.approx(0.1)
     assert config.learning_rate(20, 0) == pytest.approx(1.0, abs=1e-2)
     assert config.learning_rate(20, 599) < 0.02
+    assert TrainConfig(steps=1000).progress(100, 1e6) == 0.1
+    # however many steps a fast machine takes, it has all of the time
+    assert TrainConfig(minutes=10).progress(1_000_000, 300) == 0.5
+
+
+@pytest.mark.usefixtures("tiny_preset")
+def test_a_run_without_an_end_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="nothing says when the run ends; give minutes, steps or"):
+        run(TrainConfig(frames=16, batch_size=2), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.parametrize(
     ("values", "words"),
     [
         ({"frames": 60}, "frames=60; choose a multiple of 8"),
-        ({"loss": "mse"}, "loss='mse'; choose one of snr, bands, mae"),
+        ({"loss": "mse"}, "loss='mse'; choose one of bands, snr, mae"),
+        ({"steps": -1}, "a run needs steps >= 0"),
         ({"batch_size": 3, "accumulate": 2}, "cannot be cut into accumulate=2 equal parts"),
         ({"sources": ("vocals", "accompaniment")}, "sources names accompaniment; choose from"),
         ({"highs_of": ("strings",)}, "highs_of names strings; choose from vocals, drums"),
@@ -349,8 +414,13 @@ def test_each_process_takes_a_gpu_of_its_own(monkeypatch: pytest.MonkeyPatch) ->
 
 
 @pytest.mark.slow
-def test_two_processes_train_as_one(tmp_path: Path) -> None:
-    """`torchrun` with two CPU processes ends with the same weights in both, and a whole state."""
+@pytest.mark.usefixtures("tiny_preset")
+def test_two_processes_train_as_one_does_in_two_parts(tmp_path: Path) -> None:
+    """`torchrun` with two CPU processes: the same weights in both, and in one process alone.
+
+    Batch norms see what a process draws for a step, so one process must take the batch in two
+    parts. Their running statistics are a process's own until those of the average are estimated.
+    """
     script = tmp_path / "two.py"
     script.write_text(
         f"""
@@ -367,10 +437,17 @@ torch.set_num_threads(1)
 small = replace(Config(), **TINY)
 for module in (c, loop, weights):
     module.get_config = lambda name: small
-loop.CALIBRATION_BATCHES = 1
-config = c.TrainConfig(frames=16, batch_size=4, steps=3, bf16=False)
-loop.train(config, Tones(config.segment_length), Path({str(tmp_path / "run")!r}), workers=0,
-           rescan=False, log_steps=1)
+loop.CALIBRATION_BATCHES = 2
+made, make = [], loop._make_model
+def keep(*args, **options):
+    made.append(make(*args, **options))
+    return made[-1]
+loop._make_model = keep
+config = c.TrainConfig(frames=16, batch_size=4, steps=3, warmup=1, bf16=False)
+folder = Path({str(tmp_path)!r})
+loop.train(config, Tones(config.segment_length), folder / "two", workers=0, rescan=False)
+parameters = dict(made[0].named_parameters())
+weights.write_tensors(folder / f"process{{loop.current_rank()}}.safetensors", parameters, {{}})
 """
     )
     command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", "--standalone"]
@@ -380,9 +457,27 @@ loop.train(config, Tones(config.segment_length), Path({str(tmp_path / "run")!r})
         env=environment, capture_output=True, text=True, timeout=300,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-2000:]
-    header = weights.read_tensors(tmp_path / "run/state.safetensors")[1]
-    assert header["step"] == "3"
-    assert (tmp_path / "run/model.safetensors").is_file()
+    config = TrainConfig(frames=16, batch_size=4, accumulate=2, steps=3, warmup=1, bf16=False)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        run(config, tmp_path / "one")
+    finally:
+        torch.set_num_threads(threads)
+
+    def tensors(name: str) -> dict[str, torch.Tensor]:
+        return weights.read_tensors(tmp_path / f"{name}.safetensors")[0]
+
+    first, second, alone = tensors("process0"), tensors("process1"), tensors("one/state")
+    for key, value in first.items():
+        assert torch.equal(value, second[key]), key
+        # the same bits where we tried; the batch in one part leads elsewhere by up to 8e-3
+        torch.testing.assert_close(value, alone[f"model.{key}"], atol=1e-6, rtol=0, msg=key)
+    assert weights.read_tensors(tmp_path / "two/state.safetensors")[1]["step"] == "3"
+    ours, theirs = tensors("two/model"), tensors("one/model")
+    for key, value in ours.items():
+        # stored in half precision, whose last bit is a thousandth
+        torch.testing.assert_close(value, theirs[key], atol=1e-6, rtol=1e-3, msg=key)
 
 
 def test_every_option_of_a_run_is_explained() -> None:
@@ -465,6 +560,51 @@ def test_evaluate_makes_the_folder_of_its_rows(tmp_path: Path) -> None:
     assert cli.main([*command, "--estimates", str(tmp_path / "nowhere")]) == 2
 
 
+def test_an_unreadable_song_costs_no_scores_of_those_before(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    x = np.random.default_rng(0).standard_normal((44100, 2))
+    for song in ("one", "two", "worse"):
+        for folder, gain in (("true", 0.1), ("theirs", 0.09)):
+            (tmp_path / folder / song).mkdir(parents=True)
+            for source in ("bass", "drums"):
+                path = tmp_path / folder / song / f"{source}.wav"
+                sf.write(path, gain * x, 44100, subtype="FLOAT")
+    (tmp_path / "true" / "worse" / "bass.wav").write_bytes(b"no audio")
+    path = tmp_path / "rows.json"
+    path.write_text("of another time\n")
+    command = ["evaluate", str(tmp_path / "true"), "--estimates", str(tmp_path / "theirs")]
+    assert cli.main([*command, "--rows", str(path)]) == 2
+    rows = [json.loads(line) for line in path.read_text().splitlines()]
+    assert [row["track"] for row in rows] == ["one", "one", "two", "two"]
+    told = capsys.readouterr()
+    lines = told.err.splitlines()
+    assert lines[:2] == [f"{song}: bass 20.00 dB, drums 20.00 dB" for song in ("one", "two")]
+    assert "bass.wav" in lines[-1]
+    assert not told.out
+    shutil.rmtree(tmp_path / "true" / "worse")
+    assert cli.main(command) == 0
+    assert capsys.readouterr().out.startswith("| source | tracks | SDR |")
+
+
+def test_a_source_without_a_frame_that_museval_scores(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It gives NaN for frames in which a source is silent; all of them may be."""
+    nothing = float("nan")
+    scores = {"one": [[nothing, nothing], [4.0, nothing]], "two": [[2.0, 3.0], [5.0, 7.0]]}
+    results = iter(np.array(frames) for frames in scores.values())
+    museval = SimpleNamespace(evaluate=lambda *args, **options: [next(results)])
+    monkeypatch.setitem(sys.modules, "museval", museval)
+    x = torch.randn(2, 44100, generator=torch.Generator().manual_seed(0))
+    tracks = [evaluate.ScoredTrack(name, x, {"vocals": x, "drums": x}) for name in scores]
+    rows = evaluate.evaluate(tracks, Separator(Halves()), bss_eval=True)
+    assert [row["bss_sdr"] for row in rows] == [None, 4.0, 2.5, 6.0]
+    result = evaluate.summary(rows)
+    assert (result["vocals"]["bss_sdr"], result["drums"]["bss_sdr"]) == (2.5, 5.0)
+    assert "nan" not in evaluate.table(result)
+
+
 @pytest.mark.skipif(not shutil.which("ffmpeg"), reason="museval needs the program ffmpeg")
 def test_bss_eval_beside_the_others(tmp_path: Path) -> None:
     pytest.importorskip("museval")
@@ -502,6 +642,7 @@ SCORED = {
     "sdr": {"validation": {"vocals": 3.5}, "rendered": {"vocals": 2.9}},
     "mixture_sdr": {"validation": {"vocals": -4.1}, "rendered": {"vocals": -5.2}},
     "at_silence": {"validation": {"vocals": -17.3}, "rendered": {}},
+    "tracks": {"validation": {"vocals": 1}, "rendered": {"vocals": 13}},
     "hours": {"vocals": 4.0},
     "licences": ["CC0-1.0"],
 }
@@ -517,9 +658,21 @@ def test_the_card_has_both_floors_and_the_checkpoint_before() -> None:
         "commit": "abc",
         "run": json.loads(TrainConfig().to_json()),
     }
-    text = release.card_text("paper_small", card, {"sdr": {"validation": {"vocals": 1.25}}})
+    before = {
+        "sdr": {"validation": {"vocals": 1.25}, "rendered": {"vocals": 2.25}},
+        "mixture_sdr": {"validation": {"vocals": -4.1}, "rendered": {"vocals": -5.3}},
+    }
+    text = release.card_text("paper_small", card, before)
     assert "| vocals | 3.50 | 0 | -4.10 | 1.25 | -17.30 |" in text
+    # another held-out split was rendered meanwhile, so there is nothing to compare with
     assert "| vocals | 2.90 | 0 | -5.20 | - | - |" in text
+    assert "## Validation: whole songs that no training has heard (1 track)" in text
+    assert "licences of the material: CC0-1.0" in text
+    assert "no licence" not in text
+    unknown = {**card, "licences": [], "unlicensed": ["songs/mine"]}
+    text = release.card_text("paper_small", unknown, None)
+    assert "material of which no licence is known: 1 (songs/mine)" in text
+    assert "licences of the material" not in text
     assert "It is a start." in text
     assert "`paper_small`, 575 steps of 4 examples of 64 frames, 0.7 hours" in text
 
@@ -614,3 +767,15 @@ def test_weights_of_unknown_training_are_told(tmp_path: Path) -> None:
     card = weights.load(run(config, tmp_path / "run")).metadata["card"]
     text = release.card_text("paper_small", {**SCORED, **card}, None)
     assert "- first weights of which no card tells how they were trained\n" in text
+
+
+def test_a_card_tells_the_licences_of_what_was_heard(tmp_path: Path) -> None:
+    write_licences(tmp_path, [("drums/kit", "a", "b", "CC0-1.0"), ("drums/kit", "c", "d", "MIT")])
+    write_licences(tmp_path, [("bass/unheard", "e", "f", "CC-BY-4.0")])
+    found = release.licences_of(tmp_path, ["drums/kit/snare", "songs/mine"])
+    assert found == {"drums/kit/snare": {"CC0-1.0", "MIT"}, "songs/mine": set()}
+
+
+def test_a_missing_heldout_split_is_told_before_the_songs_are_scored(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"no corpus at .*heldout"):
+        release.score(MoisesLight(**TINY), tmp_path / "nowhere", tmp_path, 6.0)

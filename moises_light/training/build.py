@@ -39,8 +39,13 @@ def add_songs(corpus: Path, folder: Path, say: Say) -> None:
     """Add every song below a folder to `train`; one that is there already is left out.
 
     Raises:
-        ValueError: where no song is found, or a file cannot be read.
+        ValueError: where no song is found, a file cannot be read, or `folder` holds a test set.
     """
+    if (folder / "train").is_dir() and (folder / "test").is_dir():
+        raise ValueError(
+            f"{folder} holds train and test; give {folder / 'train'}, so that the test set stays "
+            f"unheard"
+        )
     done = known_names(corpus, "train")
     for path, song in find_songs(folder):
         name = f"song-{song.name}"
@@ -173,7 +178,9 @@ def add_bands(
 ) -> None:
     """Add rendered bands in `jobs` processes, of about `seconds` or each of its own length."""
     done = known_names(corpus, split)
-    names = [name for k in range(count) if (name := f"band-{k:04d}") not in done]
+    # a name seeds its band, so those of the two splits differ
+    kind = "heldout" if split == "heldout" else "band"
+    names = [name for k in range(count) if (name := f"{kind}-{k:04d}") not in done]
     fonts = [Path(font).stem for font in studio.soundfonts]
     write_licences(corpus, render.licence_rows(fonts))
     if jobs == 1:

@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from moises_light.terminal import exit_code
+from moises_light.terminal import exit_code, say
 from moises_light.training.config import TrainConfig
 
 
@@ -27,6 +27,12 @@ def add_train_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--log-steps", type=int, default=10, help="that a line of the log sums up")
     parser.add_argument(
         "--tensorboard", action="store_true", help="also log to the run's folder for TensorBoard"
+    )
+    parser.add_argument(
+        "--export",
+        action="store_true",
+        help="take no step: write model.safetensors from the last state that the run in --folder "
+        "saved, also while it goes on; the options of a run are those it was started with",
     )
     meanings = _meanings()
     for field in fields(TrainConfig):
@@ -53,12 +59,16 @@ def train(args: argparse.Namespace) -> int:
     from moises_light.training import loop
     from moises_light.training.mixing import MixtureDataset
 
-    config = TrainConfig(**{field.name: getattr(args, field.name) for field in fields(TrainConfig)})
+    given = {field.name: getattr(args, field.name) for field in fields(TrainConfig)}
+    config = loop.saved_config(args.folder) if args.export else TrainConfig(**given)
     dataset = MixtureDataset(args.corpus, "train", config.segment_length, config.seed)
     if args.threads:
         torch.set_num_threads(args.threads)
     # shares of attention below 1e-38 are zero anyway, and CPUs are slow with them
     torch.set_flush_denormal(True)
+    if args.export:
+        print(loop.export(args.folder, dataset, device=args.device))
+        return 0
     # a run that is told to end keeps what it learnt, as with Ctrl-C
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     first = loop.current_rank() == 0
@@ -99,7 +109,11 @@ def add_evaluate_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--bss-eval", action="store_true", help="also BSSEval v4 (needs museval; takes minutes)"
     )
-    parser.add_argument("--rows", type=Path, help="also write every score to this file, as JSON")
+    parser.add_argument(
+        "--rows",
+        type=Path,
+        help="also write every score to this file as it comes, a line of JSON each",
+    )
 
 
 def evaluate(args: argparse.Namespace) -> int:
@@ -121,10 +135,16 @@ def evaluate(args: argparse.Namespace) -> int:
         tracks = scores.song_folders(args.material, args.estimates)
     if args.rows:  # a wrong folder is told before the work, not after it
         args.rows.parent.mkdir(parents=True, exist_ok=True)
-    rows = scores.evaluate(tracks, separator, args.estimates, args.bss_eval)
+        args.rows.write_text("")
+
+    def tell(name: str, rows: list[dict[str, Any]]) -> None:
+        told = ", ".join(f"{row['source']} {row['sdr']:.2f} dB" for row in rows)
+        say(f"{name}: {told or 'no source to score'}")
+        if args.rows:
+            scores.append_rows(rows, args.rows)
+
+    rows = scores.evaluate(tracks, separator, args.estimates, args.bss_eval, tell)
     print(scores.table(scores.summary(rows)))
-    if args.rows:
-        scores.write_rows(rows, args.rows)
     return 0
 
 

@@ -8,7 +8,7 @@ from math import cos, pi
 
 from moises_light.config import SOURCES, get_config
 
-LOSSES = ("snr", "bands", "mae")
+LOSSES = ("bands", "snr", "mae")
 
 
 @dataclass(frozen=True)
@@ -22,14 +22,14 @@ class TrainConfig:
         batch_size: examples a step, over all processes.
         accumulate: parts that a step's batch is computed in, to save memory.
         minutes: time budget, to which the schedule bends; none where 0.
-        steps: steps that the run has at most.
+        steps: steps that the run has at most; no limit where 0. A run needs this or `minutes`.
         lr: peak learning rate of AdamW.
         warmup: steps until the peak is reached.
         weight_decay: of AdamW, on matrices alone.
         clip: largest norm of the gradient.
         ema: decay of the moving average of the weights, which is what a run gives.
-        loss: `snr` (see `snr_loss`), `bands` (the same, half of it band by band, see `Objective`)
-            or `mae` (the paper's, see `mae_loss`).
+        loss: `bands` (half of it `snr`, half the same band by band, see `Objective`), `snr` (see
+            `snr_loss`) or `mae` (the paper's, see `mae_loss`).
         absent: weight of the loss of sources that are absent from an example (not with `mae`).
         highs: how many times bands above 2 kHz count (with `bands`) for the sources `highs_of`.
         highs_of: these sources.
@@ -45,13 +45,13 @@ class TrainConfig:
     batch_size: int = 4
     accumulate: int = 1
     minutes: float = 0.0
-    steps: int = 100_000
+    steps: int = 0
     lr: float = 1e-3
     warmup: int = 50
     weight_decay: float = 1e-2
     clip: float = 1.0
     ema: float = 0.995
-    loss: str = "snr"
+    loss: str = "bands"
     absent: float = 0.1
     highs: float = 1.0
     highs_of: tuple[str, ...] = ("vocals",)
@@ -77,8 +77,8 @@ class TrainConfig:
                 f"batch_size={self.batch_size} cannot be cut into accumulate={self.accumulate} "
                 f"equal parts; choose a multiple"
             )
-        if self.steps < 1 or self.minutes < 0 or self.lr <= 0:
-            raise ValueError("a run needs steps >= 1, minutes >= 0 and lr > 0")
+        if self.steps < 0 or self.minutes < 0 or self.lr <= 0:
+            raise ValueError("a run needs steps >= 0, minutes >= 0 and lr > 0")
 
     @property
     def segment_length(self) -> int:
@@ -88,7 +88,8 @@ class TrainConfig:
     def progress(self, step: int, seconds: float) -> float:
         """How much of the run is over, from 0 to 1: by steps or by time, whichever is further."""
         by_time = seconds / (60 * self.minutes) if self.minutes else 0.0
-        return min(1.0, max(step / self.steps, by_time))
+        by_steps = step / self.steps if self.steps else 0.0
+        return min(1.0, max(by_steps, by_time))
 
     def learning_rate(self, step: int, seconds: float) -> float:
         """Linear warm-up, then half a cosine down to a hundredth."""

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import csv
 import json
+import logging
 import os
 import re
 import sys
@@ -37,6 +38,10 @@ BLOCK = SAMPLE_RATE // 2
 """Samples behind one number of `Track.activity`: half a second."""
 SILENCE = -99
 """Level in dB that stands for digital silence in `Track.activity`."""
+OPEN_TRACKS = 200
+"""Memory maps that stay open, each with a file of its own; systems often allow 1024 open files."""
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -72,7 +77,7 @@ class Track:
         return self.frames / SAMPLE_RATE
 
     @classmethod
-    def from_json(cls, line: str) -> Track:
+    def from_json(cls, line: str | bytes) -> Track:
         values = json.loads(line)
         for key in ("rows", "present", "material", "tags"):
             values[key] = tuple(values[key])
@@ -163,13 +168,25 @@ def write_track(
     folder = Path(corpus) / split
     folder.mkdir(parents=True, exist_ok=True)
     part = folder / f".{name}.{os.getpid()}.part"
-    with open(part, "wb") as file:
-        np.save(file, packed if rows else packed[:0])
-    os.replace(part, folder / f"{name}.npy")
-    line = json.dumps(asdict(track), separators=(",", ":")) + "\n"
-    with open(folder / "index.jsonl", "ab") as file:
-        file.write(line.encode())
+    try:
+        with open(part, "wb") as file:
+            np.save(file, packed if rows else packed[:0])
+        os.replace(part, folder / f"{name}.npy")
+    finally:
+        part.unlink(missing_ok=True)
+    _append_line(folder / "index.jsonl", json.dumps(asdict(track), separators=(",", ":")))
     return track
+
+
+def _append_line(path: Path, line: str) -> None:
+    """Add a line to the index; half a line that a full disk left there stays apart from it."""
+    with open(path, "a+b") as file:
+        if file.tell():
+            file.seek(-1, os.SEEK_END)
+            if file.read(1) != b"\n":
+                line = "\n" + line
+        # one write, so that lines of several processes do not mix
+        file.write(f"{line}\n".encode())
 
 
 class Corpus:
@@ -193,26 +210,38 @@ class Corpus:
             )
         self.tracks: list[Track] = []
         self._read = 0
-        self._maps: dict[str, np.ndarray] = {}
+        self._maps: dict[str, np.ndarray] = {}  # the track used last comes last
         self.rescan()
 
     def rescan(self) -> int:
-        """Read what a build has appended since; returns the number of new tracks."""
+        """Read what a build has appended since; returns the number of new tracks.
+
+        A line that is no track, such as the half of one that a full disk leaves, is told and left
+        out.
+        """
         with open(self.index, "rb") as file:
             file.seek(self._read)
             new = file.read()
         # a line that is still being written waits for the next scan
         new = new[: new.rfind(b"\n") + 1]
         self._read += len(new)
-        tracks = [Track.from_json(line) for line in new.decode().splitlines()]
-        self.tracks += tracks
-        return len(tracks)
+        before = len(self.tracks)
+        for line in filter(None, new.split(b"\n")):
+            try:
+                self.tracks.append(Track.from_json(line))
+            except (ValueError, KeyError, TypeError):
+                _log.warning("%s: left out a broken line, %r", self.index, line[:40])
+        return len(self.tracks) - before
 
     def audio(self, track: Track) -> np.ndarray:
         """The stored rows, int16 `[S, C, L]`, memory-mapped: only what is sliced is read."""
-        if track.name not in self._maps:
-            self._maps[track.name] = np.load(self.folder / f"{track.name}.npy", mmap_mode="r")
-        return self._maps[track.name]
+        audio = self._maps.pop(track.name, None)
+        if audio is None:
+            audio = np.load(self.folder / f"{track.name}.npy", mmap_mode="r")
+        self._maps[track.name] = audio
+        if len(self._maps) > OPEN_TRACKS:
+            del self._maps[next(iter(self._maps))]
+        return audio
 
     def read(self, track: Track, source: str, start: int, length: int) -> np.ndarray:
         """A piece of one source, `[C, length]` float32; zeros outside the track or where silent."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import mean, median
@@ -104,6 +104,7 @@ def evaluate(
     separator: Separator | None,
     estimates: Path | None = None,
     bss_eval: bool = False,
+    on_track: Callable[[str, list[dict[str, Any]]], object] = lambda name, rows: None,
 ) -> list[dict[str, Any]]:
     """Score every track.
 
@@ -114,17 +115,19 @@ def evaluate(
             in a track are told and not scored.
         bss_eval: also give the SDR of BSSEval v4, median over frames of a second; takes minutes a
             track and the package `museval`.
+        on_track: called with the name of each track that is done, and its rows.
 
     Returns:
         a row for each track and source: `track`, `source`, `sdr`, `si_sdr`, `mixture_sdr`,
         `at_silence` (see `energy_at_silence`; None where the source never rests), and `bss_sdr` if
-        asked for, in dB. Sources that are absent from a track have no row.
+        asked for (None where museval has no value for any frame), in dB. Sources that are absent
+        from a track have no row.
 
     Raises:
         ValueError: if `estimates` holds no stem of a track: a mean over the others would compare
             with nothing.
     """
-    rows = []
+    rows: list[dict[str, Any]] = []
     for track in tracks:
         if separator is not None:
             stems = separator(track.mixture)
@@ -142,7 +145,7 @@ def evaluate(
             if estimates is not None and source not in found and _level(reference) >= QUIET:
                 _log.warning("%s: no estimate of %s, not scored", track.name, source)
         medians = _bss_eval(pairs) if bss_eval and pairs else {}
-        rows += [
+        scored = [
             {
                 "track": track.name,
                 "source": source,
@@ -154,7 +157,8 @@ def evaluate(
             }
             for source, (reference, estimate) in pairs.items()
         ]
-        _log.info("%s done", track.name)
+        rows += scored
+        on_track(track.name, scored)
     return rows
 
 
@@ -162,8 +166,11 @@ def _level(audio: Tensor) -> float:
     return 10 * float(torch.log10(audio.square().mean() + 1e-12))
 
 
-def _bss_eval(pairs: dict[str, tuple[Tensor, Tensor]]) -> dict[str, float]:
-    """SDR of BSSEval v4 for each source: the median over frames of one second, in dB."""
+def _bss_eval(pairs: dict[str, tuple[Tensor, Tensor]]) -> dict[str, float | None]:
+    """SDR of BSSEval v4 for each source: the median over frames of one second, in dB.
+
+    None where no frame has a value: museval gives NaN for all frames in which a source is silent.
+    """
     try:
         import museval
     except (ImportError, RuntimeError) as error:  # it raises where ffmpeg is missing
@@ -175,7 +182,9 @@ def _bss_eval(pairs: dict[str, tuple[Tensor, Tensor]]) -> dict[str, float]:
         torch.stack([pair[k].T for pair in pairs.values()]).double().numpy() for k in (0, 1)
     )
     frames = museval.evaluate(references, estimates, win=SAMPLE_RATE, hop=SAMPLE_RATE)[0]
-    return {s: round(float(np.nanmedian(x)), 3) for s, x in zip(pairs, frames, strict=True)}
+    valued = [frame[~np.isnan(frame)] for frame in np.asarray(frames)]
+    middles = [round(float(np.median(x)), 3) if len(x) else None for x in valued]
+    return dict(zip(pairs, middles, strict=True))
 
 
 def summary(rows: list[dict[str, Any]]) -> dict[str, dict[str, float]]:
@@ -214,5 +223,6 @@ def table(result: dict[str, dict[str, float]]) -> str:
     return "\n".join(lines)
 
 
-def write_rows(rows: list[dict[str, Any]], path: Path) -> None:
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+def append_rows(rows: list[dict[str, Any]], path: Path) -> None:
+    with path.open("a") as file:
+        file.writelines(json.dumps(row) + "\n" for row in rows)

@@ -98,7 +98,13 @@ def train(
 
     Returns:
         `model.safetensors`.
+
+    Raises:
+        ValueError: if the config sets no limit, its batch cannot be cut as asked, or the folder
+            holds another run.
     """
+    if not (config.minutes or config.steps):
+        raise ValueError("nothing says when the run ends; give minutes, steps or both")
     rank, world = _ranks(device)
     if config.batch_size % (config.accumulate * world):
         raise ValueError(
@@ -106,11 +112,7 @@ def train(
             f"accumulate={config.accumulate}"
         )
     torch.manual_seed(config.seed)
-    model = _make_model(config, begun=(folder / STATE).is_file()).to(device).train()
-    average = AveragedModel(model, multi_avg_fn=_moving_average(config.ema))
-    optimizer = torch.optim.AdamW(
-        _groups(model, config.weight_decay), lr=config.lr, betas=(0.9, 0.98), fused=True
-    )
+    model, average, optimizer = _begin(config, device, begun=(folder / STATE).is_file())
     step, seconds, earlier = _resume(folder, config, model, average, optimizer)
     objective = _objective(model, config)
     wrapped = DistributedDataParallel(objective) if world > 1 else objective
@@ -169,6 +171,59 @@ def train(
     if rank == 0:
         state.export(step, seconds, dataset)
     return folder / "model.safetensors"
+
+
+def saved_config(folder: Path) -> TrainConfig:
+    """The config of the run in a folder, as its last saved state has it.
+
+    Raises:
+        ValueError: if the folder holds no state.
+    """
+    return TrainConfig.from_json(_saved_header(folder)["config"])
+
+
+def _saved_header(folder: Path) -> dict[str, str]:
+    if not (folder / STATE).is_file():
+        raise ValueError(f"{folder} holds no {STATE}; give the folder of a run that has saved one")
+    return weights.read_tensors(folder / STATE)[1]
+
+
+def export(folder: Path, dataset: MixtureDataset, *, device: str = "cpu") -> Path:
+    """Write `model.safetensors` from a run's last saved state, without a step.
+
+    The run may go on meanwhile in another process, which replaces its state as a whole.
+
+    Args:
+        folder: of the run.
+        dataset: as the run's own; the batch norms are estimated from its examples.
+        device: `cpu`, `cuda`, `mps`.
+
+    Returns:
+        `model.safetensors`.
+
+    Raises:
+        ValueError: if the folder holds no state.
+    """
+    header = _saved_header(folder)
+    config = TrainConfig.from_json(header["config"])
+    model, average, optimizer = _begin(config, device, begun=True)
+    step, seconds, earlier = _resume(folder, config, model, average, optimizer)
+    commit = header.get("commit", "")
+    state = _State(folder, config, model, average, optimizer, device, commit, earlier)
+    state.export(step, seconds, dataset)
+    return folder / "model.safetensors"
+
+
+def _begin(
+    config: TrainConfig, device: str, begun: bool
+) -> tuple[MoisesLight, AveragedModel, torch.optim.Optimizer]:
+    """The network, its moving average and its optimizer, before the first step."""
+    model = _make_model(config, begun).to(device).train()
+    average = AveragedModel(model, multi_avg_fn=_moving_average(config.ema))
+    optimizer = torch.optim.AdamW(
+        _groups(model, config.weight_decay), lr=config.lr, betas=(0.9, 0.98), fused=True
+    )
+    return model, average, optimizer
 
 
 def _make_model(config: TrainConfig, begun: bool) -> MoisesLight:
@@ -254,6 +309,7 @@ class _State:
             "step": str(step),
             "seconds": str(seconds),
             "config": self.config.to_json(),
+            "commit": self.commit,
             "earlier_runs": json.dumps(self.earlier_runs),
         }
         weights.write_tensors(self.folder / STATE, tensors, header)

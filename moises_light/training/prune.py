@@ -130,7 +130,9 @@ def without_block(model: MoisesLight, block: int) -> MoisesLight:
     """The network without one of its dual-path blocks: what the block added is all that changes.
 
     A transformer also doubles what passes it (see `MoisesLight.depth_gains`). So the outputs of the
-    later ones shrink to a quarter, and the layer behind the last one makes up for it.
+    later ones shrink to a quarter, and so does what the layer behind the last one adds and expects.
+    (Its weights stay: AdamW's steps do not know a weight's size, and four times larger ones would
+    learn four times more slowly.)
 
     Raises:
         ValueError: if the network has no block of that number, from 0.
@@ -151,7 +153,10 @@ def without_block(model: MoisesLight, block: int) -> MoisesLight:
             state[name] = value
     result.load_state_dict(state)
     behind = next(name for name, reads, _ in spaces(result) if reads == STREAM)
-    result.get_parameter(f"{behind}.conv.weight").mul_(4)
+    result.get_parameter(f"{behind}.conv.bias").div_(4)
+    norm = cast(nn.BatchNorm2d, result.get_submodule(f"{behind}.bn"))
+    cast(Tensor, norm.running_mean).div_(4)
+    cast(Tensor, norm.running_var).div_(16)
     return result.train(model.training)
 
 

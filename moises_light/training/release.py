@@ -4,13 +4,13 @@
         --validation FOLDER_OF_SONGS --corpus corpus --notes "..."
 
 writes `checkpoints/<preset>.safetensors` and the card `checkpoints/<preset>.md`, with the scores of
-the checkpoint that it replaces beside its own.
+the checkpoint that it replaces beside its own, where both are of the same tracks.
 """
 
 from __future__ import annotations
 
 import argparse
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,16 +26,23 @@ from moises_light.training.corpus import Corpus, hours, read_licences
 from moises_light.training.history import earlier_runs
 
 SETS = {
-    "validation": "whole songs that no training has seen",
+    "validation": "whole songs that no training has heard",
     "rendered": "the held-out split of the corpus: instruments, singers and seeds of its own",
 }
 
 Scores = dict[str, dict[str, dict[str, float]]]
 
 
-def score(model: MoisesLight, validation: Path, corpus: Path, segment: float) -> Scores:
-    """Score the network on both sets: `{set: {source: {"sdr": ..., "mixture_sdr": ...}}}`."""
-    separator = Separator(model, segment=segment)
+def score(
+    model: MoisesLight, validation: Path, corpus: Path, segment: float, device: str = "cpu"
+) -> Scores:
+    """Score the network on both sets: `{set: {source: {"sdr": ..., "mixture_sdr": ...}}}`.
+
+    Raises:
+        ValueError: if there are no songs, or the corpus has no held-out split.
+    """
+    separator = Separator(model, segment=segment, device=device)
+    Corpus(corpus, "heldout")  # what is missing is told before the work
     tracks = {
         "validation": evaluate.song_folders(validation),
         "rendered": evaluate.corpus_tracks(corpus),
@@ -49,7 +56,7 @@ def score(model: MoisesLight, validation: Path, corpus: Path, segment: float) ->
 def make_card(card: Mapping[str, Any], scores: Scores, corpus: Path, notes: str) -> dict[str, Any]:
     """The card of a run, with its scores, its data and their licences."""
     tracks = Corpus(corpus, "train").tracks
-    licences = sorted({licence for *_, licence in read_licences(corpus)})
+    licences = licences_of(corpus, {name for track in tracks for name in track.material})
     return {
         **card,
         "earlier_runs": earlier_runs(card),
@@ -66,9 +73,28 @@ def make_card(card: Mapping[str, Any], scores: Scores, corpus: Path, notes: str)
             for name, rows in scores.items()
         },
         "hours": {s: round(hours(tracks, s), 2) for s in SOURCES},
-        "licences": licences,
+        "tracks": {
+            name: {source: row["tracks"] for source, row in rows.items()}
+            for name, rows in scores.items()
+        },
+        "licences": sorted(set().union(*licences.values())),
+        "unlicensed": sorted(name for name, found in licences.items() if not found),
         "notes": notes,
     }
+
+
+def licences_of(corpus: Path, materials: Iterable[str]) -> dict[str, set[str]]:
+    """The licences of each material that was used, by its name; none where no row tells."""
+    rows: dict[str, set[str]] = {}
+    for material, _, _, licence in read_licences(corpus):
+        rows.setdefault(material, set()).add(licence)
+
+    def find(name: str) -> set[str]:
+        while name and name not in rows:  # a row speaks for what its material is made up of, too
+            name = name.rpartition("/")[0]
+        return rows.get(name, set())
+
+    return {name: find(name) for name in materials}
 
 
 def card_text(preset: str, card: Mapping[str, Any], previous: Mapping[str, Any] | None) -> str:
@@ -86,13 +112,14 @@ def card_text(preset: str, card: Mapping[str, Any], previous: Mapping[str, Any] 
     ]
     for name, what in SETS.items():
         lines += [
-            f"## {name.capitalize()}: {what}",
+            f"## {name.capitalize()}: {what}{_tracks_text(card.get('tracks', {}).get(name))}",
             "",
             "| source | SDR | silence | the mixture | previous checkpoint | left over |",
             "|---|---|---|---|---|---|",
         ]
+        comparable = previous is not None and _same_tracks(card, previous, name)
         for source, value in card["sdr"][name].items():
-            before = (previous or {}).get("sdr", {}).get(name, {}).get(source)
+            before = previous["sdr"][name].get(source) if previous and comparable else None
             lines.append(
                 f"| {source} | {value:.2f} | 0 | {card['mixture_sdr'][name][source]:.2f} "
                 f"| {_number(before)} | {_number(card['at_silence'][name].get(source))} |"
@@ -105,8 +132,7 @@ def card_text(preset: str, card: Mapping[str, Any], previous: Mapping[str, Any] 
         *(f"- first {_run_text(run)}" for run in card.get("earlier_runs", ())),
         f"- {_run_text(card)}",
         f"- hours in which a source plays in the corpus: {hours_text}",
-        f"- licences of the material: {', '.join(card['licences'])}; every source by name, author "
-        f"and licence in `docs/corpus.md`",
+        *_licence_lines(card),
         "- stored in half precision",
         "",
         "## Limits",
@@ -115,6 +141,12 @@ def card_text(preset: str, card: Mapping[str, Any], previous: Mapping[str, Any] 
         "",
     ]
     return "\n".join(lines)
+
+
+def _same_tracks(card: Mapping[str, Any], previous: Mapping[str, Any], name: str) -> bool:
+    """Whether both were scored on the same tracks: what the mixture itself scores tells them."""
+    ours, theirs = (c.get("mixture_sdr", {}).get(name, {}) for c in (card, previous))
+    return ours.keys() == theirs.keys() and all(abs(ours[s] - theirs[s]) < 0.005 for s in ours)
 
 
 def _run_text(card: Mapping[str, Any]) -> str:
@@ -136,9 +168,29 @@ def _run_text(card: Mapping[str, Any]) -> str:
     )
 
 
+def _tracks_text(tracks: Mapping[str, int] | None) -> str:
+    """How many tracks a mean is over, where the card knows."""
+    if not tracks:
+        return ""
+    least, most = min(tracks.values()), max(tracks.values())
+    return f" ({least if least == most else f'{least} to {most}'} track{'s' * (most > 1)})"
+
+
 def _blocks_text(removed: Sequence[int]) -> str:
     numbers = ", ".join(map(str, sorted(removed)))
     return f"block{'s' if len(removed) > 1 else ''} {numbers} of its transformers"
+
+
+def _licence_lines(card: Mapping[str, Any]) -> Iterator[str]:
+    if card["licences"]:
+        yield (
+            f"- licences of the material: {', '.join(card['licences'])}; every source by name, "
+            f"author and licence: `python -m moises_light.training.corpus`, for the weights of "
+            f"this project `docs/corpus.md`"
+        )
+    if unknown := card.get("unlicensed", ()):
+        told = ", ".join(unknown[:5]) + (" and more" if len(unknown) > 5 else "")
+        yield f"- material of which no licence is known: {len(unknown)} ({told})"
 
 
 def _number(value: float | None) -> str:
@@ -152,6 +204,7 @@ def main() -> int:
     parser.add_argument("--corpus", type=Path, default=Path("corpus"))
     parser.add_argument("--checkpoints", type=Path, default=Path("checkpoints"))
     parser.add_argument("--segment", type=float, default=6.0, help="seconds")
+    parser.add_argument("--device", default="cpu", choices=("cpu", "cuda", "mps"))
     parser.add_argument("--notes", required=True, help="what the weights cannot do")
     args = parser.parse_args()
     found = weights.load(args.model)
@@ -161,7 +214,7 @@ def main() -> int:
     model = weights.load_pretrained(args.model)
     card = make_card(
         found.metadata["card"],
-        score(model, args.validation, args.corpus, args.segment),
+        score(model, args.validation, args.corpus, args.segment, args.device),
         args.corpus,
         args.notes,
     )

@@ -2,12 +2,14 @@
 
 Read are the layouts of MUSDB18-HQ (`vocals.wav drums.wav bass.wav other.wav`), of MoisesDB (a
 folder per stem, split finer, with `data.json` beside), of MUSDB18 (one `.stem.mp4` of five streams)
-and anything like them in the usual formats at any rate.
+and anything like them in the usual formats at any rate. Files and folders whose name begins with a
+dot, such as the `._vocals.wav` that macOS leaves, are no part of a song.
 """
 
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -31,6 +33,9 @@ STEMS = {
     ),
 }
 """Names of files and folders that belong to each source."""
+
+MOISESDB = {"percussion": "other"}
+"""Names that MoisesDB's official four stems (`mix_4_stems` of its package) put elsewhere."""
 
 MUSDB_STREAMS = ("drums", "bass", "other", "vocals")
 """What the streams of a `.stem.mp4` hold, behind the mixture in the first."""
@@ -62,22 +67,37 @@ def source_of(name: str) -> str | None:
     return None
 
 
+def _visible(paths: Iterable[Path], folder: Path) -> list[Path]:
+    """Those paths below a folder in which no name begins with a dot, sorted."""
+    return [
+        path
+        for path in sorted(paths)
+        if not any(name.startswith(".") for name in path.relative_to(folder).parts)
+    ]
+
+
 def find_song(folder: Path) -> Song | None:
     """The song in a folder, or None where the folder holds no stem.
 
     A source without a file is unknown, and the song does not speak for it. Where MoisesDB's
-    `data.json` lists the whole song, it is silent instead.
+    `data.json` lists the whole song, it is silent instead. Percussion belongs to the drums, in
+    songs of MoisesDB to `other`, as in its official four stems.
     """
     if folder.name.endswith(".stem.mp4"):
         return Song(folder.name.removesuffix(".stem.mp4"), {}, MUSDB_STREAMS)
+    of_moisesdb = (folder / "data.json").is_file()
     files: dict[str, list[Path]] = {}
     unknown = []
-    for entry in sorted(folder.iterdir()):
+    for entry in _visible(folder.iterdir(), folder):
         if entry.is_dir():
-            inside = [path for path in sorted(entry.rglob("*")) if path.suffix.lower() in AUDIO]
+            below = _visible(entry.rglob("*"), entry)
+            inside = [path for path in below if path.suffix.lower() in AUDIO]
         else:
             inside = [entry] if entry.suffix.lower() in AUDIO else []
-        source = source_of(entry.stem if entry.is_file() else entry.name)
+        name = entry.stem if entry.is_file() else entry.name
+        source = source_of(name)
+        if of_moisesdb:
+            source = MOISESDB.get(name.lower(), source)
         if source is not None and inside:
             files.setdefault(source, []).extend(inside)
         elif inside and entry.stem.lower() not in MIXTURE:
@@ -86,8 +106,7 @@ def find_song(folder: Path) -> Song | None:
         return None
     for name in unknown:
         _log.warning("%s: no stem is called %s; left out", folder, name)
-    complete = (folder / "data.json").is_file()
-    return Song(folder.name, files, tuple(STEMS) if complete else tuple(files))
+    return Song(folder.name, files, tuple(STEMS) if of_moisesdb else tuple(files))
 
 
 def find_songs(folder: Path | str) -> list[tuple[Path, Song]]:
@@ -102,7 +121,7 @@ def find_songs(folder: Path | str) -> list[tuple[Path, Song]]:
     if not root.is_dir():
         raise ValueError(f"{root} is not a folder; give one that holds a folder for each song")
     found = []
-    for path in [root, *sorted(root.rglob("*"))]:
+    for path in [root, *_visible(root.rglob("*"), root)]:
         if path.name.endswith(".stem.mp4") or (path.is_dir() and source_of(path.name) is None):
             song = find_song(path)
             if song is not None:
@@ -178,7 +197,7 @@ def read_mixture(path: Path, song: Song) -> np.ndarray | None:
     """The song as it was mixed, `[2, L]`, where it lies beside its stems."""
     if not song.files:
         return read_stream(path, 0)
-    for file in sorted(path.iterdir()):
+    for file in _visible(path.iterdir(), path):
         if file.stem.lower() in MIXTURE and file.suffix.lower() in AUDIO:
             return audio.load(file).numpy()
     return None
