@@ -9,9 +9,11 @@ Axes: `S` sources, `C` audio channels, `L` samples of the song, `n` of a block.
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
 import shutil
+import struct
 import tempfile
 import wave
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -19,7 +21,7 @@ from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType, TracebackType
-from typing import Any
+from typing import Any, BinaryIO
 
 import av
 import numpy as np
@@ -124,7 +126,11 @@ _AV_OPTIONS = {
 _AV_ERRORS = (av.FFmpegError, ValueError, TypeError, RuntimeError, LookupError, MemoryError)
 
 # Containers whose stated length is worth a comparison; elsewhere FFmpeg guesses from the bit rate.
-_STATES_LENGTH = ("mov", "matroska", "asf")
+# An mp3 states it only where it has a header for that, see `_has_length`.
+_STATES_LENGTH = ("mov", "matroska", "asf", "mp3")
+
+# What stands in front of, behind and (where files were joined) between the frames of MPEG audio.
+_MPEG_TAGS = (b"ID3", b"TAG", b"APETAGEX", b"LYRICSBEGIN")
 
 # Gains to left and right of a speaker, after ITU-R BS.775; the effects channel is left out, as
 # there.
@@ -166,7 +172,8 @@ def probe(path: Path_) -> Info:
         AudioError: if there is no such file, or no audio in it that can be read.
     """
     path = _existing(path)
-    for look in (_probe_soundfile, _probe_av):
+    looks = (_probe_soundfile, _probe_av)
+    for look in reversed(looks) if _ends_early(path) else looks:
         with suppress(_Unreadable):
             return look(path)
     raise _no_audio(path)
@@ -344,18 +351,69 @@ def _tensor(block: np.ndarray) -> Tensor:
 
 def _decode(path: Path, warn: Warn) -> Any:
     """Stereo frames `[n, 2]`, float32, with their rate, by the first decoder that can."""
-    for decode in (_decode_soundfile, _decode_av):
+    decoders = (_decode_soundfile, _decode_av)
+    for decode in reversed(decoders) if _ends_early(path) else decoders:
         with suppress(_Unreadable):
             yield from decode(path, warn)
             return
     raise _no_audio(path)
 
 
+def _ends_early(path: Path) -> bool:
+    """Whether libsndfile may take a part of a file for the whole, so that FFmpeg goes first.
+
+    It estimates the length of MPEG audio that does not state it, and stops there; of files that
+    were joined it reads the first.
+    """
+    with path.open("rb") as file:
+        start = _behind_id3(file)
+        head = file.read(4)
+        if head == b"OggS":
+            return _is_chained(file)
+        return _is_mpeg(head) or (start > 0 and not head.startswith(_MAGIC))
+
+
+def _is_mpeg(head: bytes) -> bool:
+    """Whether a file begins like a frame of MPEG audio."""
+    return len(head) > 1 and head[0] == 0xFF and head[1] & 0xE0 == 0xE0
+
+
+def _behind_id3(file: BinaryIO) -> int:
+    """Go to what stands behind the ID3 tags that a file begins with, and return the place."""
+    start = 0
+    for _ in range(100):  # a file of nothing else would keep us busy
+        file.seek(start)
+        head = file.read(10)
+        if len(head) < 10 or head[:3] != b"ID3":
+            break
+        size = 0
+        for byte in head[6:]:  # seven bits each
+            size = size << 7 | byte & 0x7F
+        start += 10 + size + (10 if head[5] & 0x10 else 0)  # some have a footer
+    file.seek(start)
+    return start
+
+
+def _is_chained(file: BinaryIO) -> bool:
+    """Whether an Ogg file holds streams one after another, as radio and `cat` leave them.
+
+    The first pages of all streams that sound together come first and have the flag 2.
+    """
+    file.seek(0)
+    others = False
+    while len(page := file.read(27)) == 27 and page[:4] == b"OggS":
+        begins = bool(page[5] & 2)
+        if begins and others:
+            return True
+        others = not begins
+        file.seek(sum(file.read(page[26])), os.SEEK_CUR)
+    return False
+
+
 def _open_soundfile(path: Path) -> sf.SoundFile:
     with path.open("rb") as file:
         head = file.read(4)
-    sync = len(head) > 1 and head[0] == 0xFF and head[1] & 0xE0 == 0xE0  # an MPEG audio frame
-    if not sync and not head.startswith(_MAGIC):
+    if not _is_mpeg(head) and not head.startswith(_MAGIC):
         raise _Unreadable
     try:
         file = sf.SoundFile(str(path))
@@ -384,7 +442,6 @@ def _probe_soundfile(path: Path) -> Info:
 def _decode_soundfile(path: Path, warn: Warn) -> Iterator[tuple[int, np.ndarray]]:
     with _open_soundfile(path) as file:
         rate, done = file.samplerate, 0
-        damaged = False
         while True:
             try:
                 # not `blocks()`, which gives as many frames as the header promises
@@ -392,15 +449,31 @@ def _decode_soundfile(path: Path, warn: Warn) -> Iterator[tuple[int, np.ndarray]
             except sf.LibsndfileError as error:
                 if not done:
                     raise _Unreadable from error
-                damaged = True
-                break
+                yield from _behind_damage(path, warn, rate, done, file.frames)
+                return
             if not len(block):
                 break
             done += len(block)
             yield rate, _stereo(block)
         if not done:
             raise _Unreadable
-        _tell(path, warn, done / rate, file.frames / rate, damaged or _cut_off(path))
+        _tell(path, warn, done / rate, file.frames / rate, _cut_off(path))
+
+
+def _behind_damage(
+    path: Path, warn: Warn, rate: int, done: int, announced: int
+) -> Iterator[tuple[int, np.ndarray]]:
+    """What FFmpeg, which finds its way again, decodes of a file behind the first `done` frames."""
+    told: list[str] = []
+    skip, seconds = done, done / rate
+    with suppress(_Unreadable):
+        for came, block in _decode_av(path, told.append):
+            rest = block[skip:]
+            skip -= len(block) - len(rest)
+            if len(rest):
+                seconds += len(rest) / came
+                yield came, rest
+    _tell(path, warn, seconds, announced / rate, True)
 
 
 def _open_av(path: Path, stack: ExitStack) -> tuple[Any, Any]:
@@ -420,44 +493,87 @@ def _probe_av(path: Path) -> Info:
     with ExitStack() as stack:
         container, track = _open_av(path, stack)
         try:
-            length = container.duration
-            seconds = length / av.time_base if length else _last_moment(container, track)
             context = track.codec_context
             _check_header(path, context.sample_rate, context.channels)
             tags = _clean_tags({**track.metadata, **container.metadata})
-            return Info(seconds, context.sample_rate, context.channels, context.name, tags)
+            seconds = _stated_seconds(path, container, track) or _seconds_of_packets(
+                container, track
+            )
+            codec = context.codec.canonical_name
+            return Info(seconds, context.sample_rate, context.channels, codec, tags)
         except AudioError:
             raise
         except (*_AV_ERRORS, OSError) as error:
             raise _Unreadable from error
 
 
-def _last_moment(container: Any, track: Any) -> float:
-    """Length in seconds by the times of the packets: recordings from browsers state none."""
-    ends = [0.0]
+def _stated_seconds(path: Path, container: Any, track: Any) -> float | None:
+    """Length of the audio by the headers; `None` where there is none that can be trusted."""
+    name = container.format.name
+    if name == "mp3" and not _has_length(path):
+        return None
+    if name == "aac" or (name == "ogg" and _ends_early(path)):
+        return None
+    if name.startswith("mov") and track.duration:
+        return float(track.duration * track.time_base)
+    if not container.duration:
+        return None
+    # elsewhere FFmpeg gives the track the container's length, which counts from the first picture
+    start = float((track.start_time or 0) * track.time_base) if name[:8] == "matroska" else 0.0
+    return max(container.duration / av.time_base - start, 0.0) or None
+
+
+def _has_length(path: Path) -> bool:
+    """Whether MPEG audio states its length, and for the whole file rather than its first part."""
+    with path.open("rb") as file:
+        start = _behind_id3(file)
+        head, size = file.read(200), path.stat().st_size - start
+    place = max(head.find(b"Xing", 4, 64), head.find(b"Info", 4, 64))
+    if place < 0:
+        return False
+    flags, _, n_bytes = struct.unpack_from(">III", head.ljust(200, b"\0"), place + 4)
+    return bool(flags & 1) and (flags & 3 == 1 or size <= 1.05 * n_bytes)
+
+
+def _seconds_of_packets(container: Any, track: Any) -> float:
+    """Length in seconds by the packets: recordings from browsers, for one, state none."""
+    first: float | None = None
+    end = total = 0.0
     for packet in container.demux(track):
+        length = float((packet.duration or 0) * track.time_base)
+        total += length
         if packet.pts is not None:
-            ends = [max(ends[0], float((packet.pts + (packet.duration or 0)) * track.time_base))]
-    return ends[0]
+            begin = float(packet.pts * track.time_base)
+            first = begin if first is None else first
+            end = max(end, begin + length)
+    return max(total, end - (first or 0.0))
 
 
 def _decode_av(path: Path, warn: Warn) -> Iterator[tuple[int, np.ndarray]]:
     with ExitStack() as stack:
         container, track = _open_av(path, stack)
         done, damaged = 0.0, False
+        tag = padding = False  # what failed last is none of the audio
         packets = container.demux(track)
         while True:
+            packet = None
             try:
                 packet = next(packets, None)
                 frames = packet.decode() if packet is not None else []
             except av.InvalidDataError:  # a damaged packet; the next one may be sound
-                damaged = True
+                data = b"" if packet is None else bytes(packet)
+                tag = tag or data.startswith(_MPEG_TAGS)
+                padding = bool(data) and not any(data)
+                damaged = damaged or not (tag or padding)
                 continue
             except (*_AV_ERRORS, OSError):
                 damaged = True
                 break
             if packet is None:
                 break
+            if frames:
+                damaged = damaged or padding  # zeros are padding at the end only
+                tag = padding = False
             for frame in frames:
                 rate, speakers = frame.sample_rate, [c.name for c in frame.layout.channels]
                 _check_header(path, rate, len(speakers))
@@ -466,9 +582,18 @@ def _decode_av(path: Path, warn: Warn) -> Iterator[tuple[int, np.ndarray]]:
                 yield rate, block
         if not done:
             raise _Unreadable
-        stated = container.format.name.startswith(_STATES_LENGTH)
-        announced = (container.duration or 0) / av.time_base if stated else 0.0
-        _tell(path, warn, done, announced, damaged)
+        announced = None
+        if container.format.name.startswith(_STATES_LENGTH) and not _has_pictures(container, track):
+            announced = _stated_seconds(path, container, track)
+        _tell(path, warn, done, announced or 0.0, damaged or _cut_off(path))
+
+
+def _has_pictures(container: Any, track: Any) -> bool:
+    """Whether the container's length may be that of a video; mov states each track's own."""
+    if container.format.name.startswith("mov") and track.duration:
+        return False
+    cover = av.stream.Disposition.attached_pic
+    return any(not video.disposition & cover for video in container.streams.video)
 
 
 def _samples(frame: Any, channels: int) -> np.ndarray:
@@ -918,10 +1043,33 @@ class StemWriter:
                     writer.write(block.view(-1, self._channels).T * gain)
                     done += block.numel() // self._channels
                     progress(done / (self.frames * len(encoded)))
-        for stem, path in encoded.items():
-            os.replace(path, self._targets[stem])
+        self._let_appear(encoded)
         self.gain, self.paths, self._finished = gain, dict(self._targets), True
         return gain
+
+    def _let_appear(self, encoded: Mapping[str, Path]) -> None:
+        """Put all stems in place of what was there; if one cannot be, put back what was there."""
+        undo: list[tuple[Path, Path]] = []  # from where to where; noted before it is done
+        try:
+            for i, target in enumerate(self._targets.values()):
+                if target.is_dir() and not target.is_symlink():
+                    raise IsADirectoryError(errno.EISDIR, "there is a folder of that name")
+                if os.path.lexists(target):
+                    old = self._work / f"{i}.old"
+                    undo.append((old, target))
+                    os.replace(target, old)
+            for stem, path in encoded.items():
+                target = self._targets[stem]
+                undo.append((target, path))
+                os.replace(path, target)
+        except BaseException as error:  # Ctrl-C, too
+            for source, place in reversed(undo):
+                if os.path.lexists(source):
+                    with suppress(OSError):
+                        os.replace(source, place)
+            if isinstance(error, OSError):
+                raise _cannot_write(target, error) from error
+            raise
 
     def discard(self) -> None:
         """Stop and leave nothing behind, except what `finish` completed."""
@@ -989,8 +1137,11 @@ def _checked_tags(tags: Mapping[str, str] | None) -> dict[str, str]:
 
 
 def _hidden(path: Path) -> Path:
-    """A name in the same folder that nobody looks at, so that the last step is a rename."""
-    return path.with_name(f".{path.name[:100]}.{os.getpid()}-{os.urandom(4).hex()}.part")
+    """A name in the same folder that nobody looks at, so that the last step is a rename.
+
+    It does not contain the file's own name, which may be as long as a name can be.
+    """
+    return path.with_name(f".{os.getpid()}-{os.urandom(4).hex()}.part")
 
 
 def _cannot_write(path: Path, error: Exception) -> AudioError:

@@ -8,10 +8,13 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import io
 import signal
 import sys
+import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
@@ -38,6 +41,9 @@ FORWARDED = {
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command line and return its exit code."""
     arguments = list(sys.argv[1:] if argv is None else argv)
+    for stream in (sys.stdout, sys.stderr):  # names of songs hold letters that not all encodings do
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
 
     def run() -> int | None:
         args = make_parser(arguments[:1]).parse_args(arguments)
@@ -88,10 +94,22 @@ class Job:
     folder: Path
 
 
+@contextmanager
+def sigterm_as_ctrl_c() -> Iterator[None]:
+    """Told to end from elsewhere, clean up as with Ctrl-C; only the main thread can be told."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL if before is None else before)
+
+
+@sigterm_as_ctrl_c()
 def separate(args: argparse.Namespace) -> int:
     """Separate every file; one that fails does not keep the others."""
-    # told to end from elsewhere, clean up as with Ctrl-C
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
     model = weights.load_pretrained(args.preset, args.checkpoints)
     separator = Separator(
         model,
@@ -110,7 +128,10 @@ def separate(args: argparse.Namespace) -> int:
         try:
             there = existing(job.folder, stems, args.format)
             if there and not args.force:
-                say(f"{name}: skipped, {printable(there)} is there already; --force replaces it")
+                say(
+                    f"{name}: skipped, {printable(there)} is there already, from this song or one "
+                    f"of the same name; --force replaces it"
+                )
                 continue
             started = time.monotonic()
             seconds = separate_file(separator, model.audio_channels, job, stems, args.format)
@@ -173,10 +194,11 @@ def separate_file(
 
 
 def plan(files: Sequence[Path], output: Path) -> list[Job]:
-    """Give every song a folder of its own, named after the file.
+    """Give every song a folder of its own, named after the file without its extension.
 
     Songs that share a name get numbers, whatever the case of their letters, since some file
-    systems do not tell it apart. A file that is named twice is separated once.
+    systems do not tell it apart. A file that is named twice is separated once. Given in two
+    commands, `song.wav` and `song.flac` share a folder.
 
     >>> [job.folder.name for job in plan([Path("a/x.mp3"), Path("b/X.wav")], Path("out"))]
     ['x', 'X (2)']

@@ -25,7 +25,7 @@ def sdr(reference: Tensor, estimate: Tensor) -> Tensor:
     Shape: `[...]`, float32, dB. Where the reference is silent, 0 dB is the best that can be had.
 
     Raises:
-        ValueError: if the shapes differ or have fewer than two axes.
+        ValueError: if the shapes differ or have fewer than two axes, or the audio is integers.
 
     Source: Sound Demixing Challenge 2023, music track; its definition and its epsilon.
 
@@ -33,7 +33,7 @@ def sdr(reference: Tensor, estimate: Tensor) -> Tensor:
     >>> sdr(x, 0.9 * x).round(), sdr(x, 0 * x)
     (tensor(20.), tensor(0.))
     """
-    _check(reference, estimate)
+    reference, estimate = _checked(reference, estimate)
     return _decibels(reference, reference - estimate)
 
 
@@ -49,7 +49,7 @@ def si_sdr(reference: Tensor, estimate: Tensor) -> Tensor:
     Shape: `[...]`, float32, dB.
 
     Raises:
-        ValueError: if the shapes differ or have fewer than two axes.
+        ValueError: if the shapes differ or have fewer than two axes, or the audio is integers.
 
     Source: Le Roux et al., "SDR - half-baked or well done?", ICASSP 2019, eq. 3; without removal
         of the mean, as audio has none.
@@ -59,7 +59,7 @@ def si_sdr(reference: Tensor, estimate: Tensor) -> Tensor:
     >>> si_sdr(x, 0.5 * (x + error)).round()
     tensor(20.)
     """
-    _check(reference, estimate)
+    reference, estimate = _checked(reference, estimate)
     dot = (reference * estimate).sum((-2, -1), dtype=torch.float64)
     scale = dot / (_energy(reference) + EPSILON)
     target = reference * scale[..., None, None].to(reference)
@@ -88,7 +88,7 @@ def energy_at_silence(
         dB, at least -100, or None where the source never rests.
 
     Raises:
-        ValueError: if the shapes differ.
+        ValueError: if the shapes differ, or the audio is integers.
 
     Source: predicted energy at silence, Schulze-Forster et al., "Weakly informed audio source
         separation", WASPAA 2019; here relative to the mixture.
@@ -97,8 +97,8 @@ def energy_at_silence(
     >>> energy_at_silence(rests, 0.1 * torch.ones(2, 44100), torch.ones(2, 44100))
     -20.0
     """
-    _check(reference, estimate)
-    _check(reference, mixture)
+    reference, estimate = _checked(reference, estimate)
+    reference, mixture = _checked(reference, mixture)
     n = reference.shape[-1] // block * block
     if not n:
         return None
@@ -121,7 +121,8 @@ def _decibels(signal: Tensor, distortion: Tensor) -> Tensor:
     return (10 * ratio.log10()).float()
 
 
-def _check(reference: Tensor, estimate: Tensor) -> None:
+def _checked(reference: Tensor, estimate: Tensor) -> tuple[Tensor, Tensor]:
+    """Both in single precision at least: squares of 16-bit floats overflow or vanish."""
     if reference.shape != estimate.shape:
         raise ValueError(
             f"reference {list(reference.shape)} and estimate {list(estimate.shape)} "
@@ -129,3 +130,8 @@ def _check(reference: Tensor, estimate: Tensor) -> None:
         )
     if reference.dim() < 2:
         raise ValueError(f"the audio has the shape {list(reference.shape)}; give [..., C, L]")
+    for name, audio in (("reference", reference), ("estimate", estimate)):
+        if not audio.is_floating_point():
+            raise ValueError(f"the {name} is {audio.dtype}; give floating-point audio [..., C, L]")
+    both = torch.promote_types(torch.promote_types(reference.dtype, estimate.dtype), torch.float32)
+    return reference.to(both), estimate.to(both)

@@ -22,6 +22,7 @@ import torch
 import torch.nn.functional as functional
 from einops import rearrange
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 
 from moises_light.config import Config
 from moises_light.stft import hann_window, istft, stft
@@ -45,10 +46,17 @@ def merge_bands(x: Tensor, n_bands: int) -> Tensor:
 
 def batch_norm_relu(x: Tensor, norm: nn.BatchNorm2d) -> Tensor:
     """Batch norm over the last axis with the statistics of the batch, then ReLU."""
+    if not isinstance(norm, nn.BatchNorm2d):
+        raise ValueError(
+            f"a batch norm is {type(norm).__name__}, whose statistics this network would not take; "
+            f"keep BatchNorm2d (to freeze it, call its eval())"
+        )
     assert norm.num_batches_tracked is not None
     norm.num_batches_tracked.add_(1)
     # without a momentum, torch keeps the plain average of all batches
-    momentum = norm.momentum or 1 / int(norm.num_batches_tracked)
+    momentum = norm.momentum
+    if momentum is None:
+        momentum = 1 / int(norm.num_batches_tracked)
     arguments = (norm.running_mean, norm.running_var, momentum, norm.eps)
     rows = x.reshape(-1, x.shape[-1])
     if x.device.type == "cpu":
@@ -98,6 +106,7 @@ class _BatchNormReLU(torch.autograd.Function):
         return y
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         x, y, weight, mean, inv_std = ctx.saved_tensors
         grad = torch.ops.aten.threshold_backward(grads[0].contiguous(), y, 0)
@@ -146,11 +155,11 @@ class GroupConv(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         weight, bias = self.conv.weight, self.conv.bias
         assert bias is not None
-        if not self.training:
+        if not self.bn.training:
             scale, shift = scale_and_shift(self.bn)
             weight, bias = weight * scale[:, None, None, None], bias * scale + shift
         y = self.convolve(x, weight, bias)
-        return batch_norm_relu(y, self.bn) if self.training else y.relu_()
+        return batch_norm_relu(y, self.bn) if self.bn.training else y.relu_()
 
     def convolve(self, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
         # x[None] comes before the permutation: the other way round torch does not see channels-last
@@ -180,7 +189,7 @@ class TimeDistributedFrequency(nn.Module):
     def layer(self, x: Tensor, linear: nn.Linear, norm: nn.BatchNorm2d) -> Tensor:
         y = torch.mm(linear.weight, x.reshape(len(x), -1)).view(-1, *x.shape[1:])
         bias = linear.bias[:, None, None]
-        if self.training:
+        if norm.training:
             return batch_norm_relu(y + bias.to(y.dtype), norm)
         scale, shift = scale_and_shift(norm)
         return torch.addcmul(bias * scale + shift, y, scale).relu_()
@@ -227,7 +236,7 @@ class TimeDown(nn.Module):
         weight, bias = rearrange(self.conv.weight, "o d 1 j -> o (j d)"), self.conv.bias
         assert bias is not None
         x = rearrange(x, "f (n j) d -> f n (j d)", j=2)
-        if self.training:
+        if self.bn.training:
             return batch_norm_relu(functional.linear(x, weight, bias), self.bn)
         scale, shift = scale_and_shift(self.bn)
         return functional.linear(x, weight * scale[:, None], bias * scale + shift).relu_()
@@ -244,12 +253,12 @@ class TimeUp(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         weight, bias = rearrange(self.conv.weight, "d o 1 j -> j o d"), self.conv.bias
         assert bias is not None
-        if not self.training:
+        if not self.bn.training:
             scale, shift = scale_and_shift(self.bn)
             weight, bias = weight * scale[:, None], bias * scale + shift
         y = functional.linear(x, rearrange(weight, "j o d -> (j o) d"), bias.repeat(2))
         y = rearrange(y, "f n (j o) -> f (n j) o", j=2)
-        return batch_norm_relu(y, self.bn) if self.training else y.relu_()
+        return batch_norm_relu(y, self.bn) if self.bn.training else y.relu_()
 
 
 class RMSNorm(nn.Module):
@@ -315,6 +324,7 @@ class _Attend(torch.autograd.Function):
         return y
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, ...]:
         shape = grads[0].shape
         q, k, v, y, grad = (
@@ -588,7 +598,9 @@ class MoisesLight(nn.Module):
         x = (parts - mean) / (parts.std(axes, keepdim=True) + 1e-5)
         x = split_bands(rearrange(x, "b c t f r -> f (b t) (c r)"), c.n_bands)
         # In `eval`, batch norm couples no frames: encode and decode in tiles that stay in the cache
-        tile = x.shape[1] if self.training else max(1, TILE >> c.n_enc) << c.n_enc
+        norms = (m for m in self.modules() if isinstance(m, nn.BatchNorm2d))
+        whole = self.training or any(norm.training for norm in norms)
+        tile = x.shape[1] if whole else max(1, TILE >> c.n_enc) << c.n_enc
         encoded = [self.encode(part) for part in x.split(tile, dim=1)]
         deep = self.bottleneck(torch.cat([x for x, _ in encoded], dim=1), n_examples)
         masks = [
@@ -632,7 +644,7 @@ class MoisesLight(nn.Module):
         return n_hops * hop - n_samples
 
     def _istft(self, spectrum: Tensor) -> Tensor:
-        """Inverse STFT; on the CPU where the device has none (MPS)."""
+        """Inverse STFT; on the CPU if the device is MPS, since it was not tried on a Mac."""
         if spectrum.device.type == "mps":
             audio = istft(spectrum.cpu(), self.window.cpu(), self.config.hop_size)
             return audio.to(spectrum.device)
@@ -647,6 +659,8 @@ class MoisesLight(nn.Module):
         if len(shape) != 3 or shape[1] != self.audio_channels or 0 in shape:
             raise ValueError(f"the mixture has shape {shape}; this network takes {wanted}")
         own = self.first_conv.conv.weight.dtype
+        if own in (torch.float16, torch.bfloat16):
+            raise ValueError(f"the weights are {own}; keep float32 and use torch.autocast")
         if mixture.dtype == torch.float64 != own:
             raise ValueError(f"the mixture is {mixture.dtype}, the weights {own}; give .float()")
         if not torch.isfinite(mixture).all():

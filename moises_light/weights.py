@@ -224,7 +224,8 @@ def write_tensors(
     # safetensors wants tensors that share no memory, each in one piece
     data = to_bytes({key: x.contiguous().clone() for key, x in tensors.items()}, dict(header))
     path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{path.name}.{secrets.token_hex(4)}.part")
+    # the file's own name may be as long as a name can be
+    part = path.with_name(f".{os.getpid()}-{secrets.token_hex(4)}.part")
     try:
         with part.open("xb") as file:
             file.write(data)

@@ -456,6 +456,114 @@ def test_a_damaged_middle_loses_that_and_says_so(tmp_path: Path) -> None:
     assert "a.webm is damaged" in told[0]
 
 
+def test_a_damaged_byte_in_a_flac_costs_a_moment(tmp_path: Path) -> None:
+    path = tmp_path / "a.flac"
+    sf.write(path, noise(2, 8 * RATE).T.numpy(), RATE)
+    whole, data = load(path), bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 16
+    path.write_bytes(data)
+    told: list[str] = []
+    x = load(path, warn=told.append)
+    assert x.shape[-1] > 7.8 * RATE
+    assert torch.equal(x[:, : 3 * RATE], whole[:, : 3 * RATE])
+    assert torch.equal(x[:, -3 * RATE :], whole[:, -3 * RATE :])
+    assert told == [f"a.flac is damaged: {x.shape[-1] / RATE:.1f} seconds of it could be read"]
+
+
+def mp3(path: Path, seconds: float = 6.0, header: bool = True) -> bytes:
+    """Loud behind its first third, at a variable rate; its first frame states the length."""
+    frames = noise(2, round(seconds * RATE)).T.numpy()
+    frames[: len(frames) // 3] = 0
+    sf.write(path, frames, RATE, format="MP3", bitrate_mode="VARIABLE", compression_level=0.2)
+    data = path.read_bytes()
+    place = max(data.find(b"Xing"), data.find(b"Info"))
+    first = next(i for i in range(place + 4, len(data)) if data[i : i + 2] == data[:2])
+    path.write_bytes(data if header else data[first:])
+    return path.read_bytes()
+
+
+def id3(size: int) -> bytes:
+    return b"ID3\x03\0\0" + bytes(size >> shift & 0x7F for shift in (21, 14, 7, 0)) + bytes(size)
+
+
+@pytest.mark.parametrize("kind", ["no header", "cover", "joined", "joined covers", "padded"])
+def test_an_mp3_is_read_to_its_end(tmp_path: Path, kind: str) -> None:
+    path = tmp_path / "a.mp3"
+    data = mp3(path, header=kind not in ("no header", "cover"))
+    expected = 6.0
+    if kind == "cover":
+        data = id3(1_000_000) + data
+    elif kind.startswith("joined"):
+        between = id3(3000) if kind.endswith("covers") else b""
+        data, expected = (between + data) * 2, 12.0
+    elif kind == "padded":
+        data += bytes(3000)
+    path.write_bytes(data)
+    told: list[str] = []
+    x = load(path, warn=told.append)
+    assert told == []
+    assert x.shape[-1] / RATE == pytest.approx(expected, abs=0.1)  # with the encoder's padding
+    assert probe(path).seconds == pytest.approx(expected, abs=0.15)
+    assert probe(path).codec == "mp3"
+    assert x[:, -RATE:].std() > 0.05
+
+
+@pytest.mark.parametrize("length", [1, 100, 1152, 44_100, 100_000])
+def test_an_mp3_has_the_samples_that_went_in(tmp_path: Path, length: int) -> None:
+    path = tmp_path / "a.mp3"
+    sf.write(path, noise(2, length).T.numpy(), RATE)
+    expected = torch.from_numpy(sf.read(path, dtype="float32")[0].T.copy())
+    assert expected.shape == (2, length)
+    # two decoders that round in another order
+    assert_close(load(path), expected, atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("subtype", ["VORBIS", "OPUS"])
+def test_all_links_of_an_ogg_file_are_read(tmp_path: Path, subtype: str) -> None:
+    data = b""
+    for seed in range(2):
+        frames = noise(2, 3 * 48_000, seed=seed).T.numpy()
+        sf.write(tmp_path / "link", frames, 48_000, format="OGG", subtype=subtype)
+        data += (tmp_path / "link").read_bytes()
+    path = tmp_path / "a.ogg"
+    path.write_bytes(data)
+    told: list[str] = []
+    x = load(path, 48_000, warn=told.append)
+    assert told == []
+    assert x.shape[-1] / 48_000 == pytest.approx(6.0, abs=0.02)
+    assert probe(path).seconds == pytest.approx(6.0, abs=0.1)
+
+
+@pytest.mark.parametrize("name", ["longer picture.mp4", "late.mka", "late.mkv"])
+def test_audio_that_does_not_fill_its_file_is_whole(tmp_path: Path, name: str) -> None:
+    path = tmp_path / name
+    late = 5 * 48_000 if name.startswith("late") else 0
+    with av.open(str(path), "w", options={"avoid_negative_ts": "0"}) as container:
+        if not name.endswith("mka"):
+            picture = container.add_stream("mpeg4", rate=25)
+            picture.width = picture.height = 64
+            picture.pix_fmt = "yuv420p"
+        sound = container.add_stream("aac", rate=48_000, layout="stereo")
+        interleaved = np.ascontiguousarray(stereo(2.0, 48_000).astype(np.float32).reshape(1, -1))
+        frame = av.AudioFrame.from_ndarray(interleaved, format="flt", layout="stereo")
+        frame.sample_rate = 48_000
+        frame.pts = late
+        resampler = av.AudioResampler("fltp", "stereo", 48_000, 1024)
+        if not name.endswith("mka"):
+            image = av.VideoFrame.from_ndarray(np.zeros((64, 64, 3), np.uint8), format="rgb24")
+            for _ in range(8 * 25):
+                container.mux(picture.encode(image))
+            container.mux(picture.encode(None))
+        for part in (*resampler.resample(frame), *resampler.resample(None)):
+            container.mux(sound.encode(part))
+        container.mux(sound.encode(None))
+    told: list[str] = []
+    assert load(path, warn=told.append).shape[-1] / RATE == pytest.approx(2.0, abs=0.1)
+    assert told == []
+    if not name.endswith("mkv"):  # there the headers tell the whole file's length alone
+        assert probe(path).seconds == pytest.approx(2.0, abs=0.1)
+
+
 def test_damage_is_logged_if_nobody_listens(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -910,6 +1018,57 @@ def test_stems_that_are_stopped_leave_nothing(tmp_path: Path, when: str, existed
         assert (folder / "a.flac").read_text() == "old"
     else:
         assert list(tmp_path.iterdir()) == []
+
+
+def test_if_one_stem_cannot_be_replaced_none_is(tmp_path: Path) -> None:
+    (tmp_path / "a.wav").write_text("old")
+    (tmp_path / "b.wav").mkdir()
+    (tmp_path / "b.wav" / "mine").touch()
+
+    def run() -> None:
+        with StemWriter(tmp_path, ["a", "b"]) as stems:
+            stems.write(noise(2, 2, 1000))
+
+    with pytest.raises(AudioError, match=r"cannot write b\.wav: there is a folder of that name"):
+        run()
+    assert (tmp_path / "a.wav").read_text() == "old"
+    assert sorted(p.name for p in tmp_path.rglob("*")) == ["a.wav", "b.wav", "mine"]
+
+
+@pytest.mark.parametrize("error", [PermissionError(13, "Permission denied"), KeyboardInterrupt()])
+@pytest.mark.parametrize("at", range(4))
+def test_stems_that_cannot_appear_together_do_not_appear(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, at: int, error: BaseException
+) -> None:
+    for name in ("a.wav", "b.wav"):
+        (tmp_path / name).write_text(f"old {name}")
+    replace, calls = os.replace, 0
+
+    def fail(source: Path, target: Path) -> None:
+        nonlocal calls
+        if target.name.endswith(".old") or target.parent == tmp_path:
+            calls += 1
+            if calls == at + 1:
+                raise error
+        replace(source, target)
+
+    stems = StemWriter(tmp_path, ["a", "b"])
+    stems.write(noise(2, 2, 1000))
+    monkeypatch.setattr(os, "replace", fail)
+    with pytest.raises((AudioError, KeyboardInterrupt)):
+        stems.finish()
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["a.wav", "b.wav"]
+    for name in ("a.wav", "b.wav"):
+        assert (tmp_path / name).read_text() == f"old {name}"
+
+
+def test_a_name_may_be_as_long_as_a_file_system_allows(tmp_path: Path) -> None:
+    path = tmp_path / f"{'日' * 83}.wav"  # 253 of 255 bytes
+    save(path, noise(2, 1000))
+    assert list(tmp_path.iterdir()) == [path]
+    with pytest.raises(AudioError, match="cannot write"):
+        save(tmp_path / f"{'日' * 90}.wav", noise(2, 1000))
+    assert list(tmp_path.iterdir()) == [path]
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 import types
 from collections.abc import Callable, Iterator
@@ -136,7 +137,8 @@ def test_what_is_there_is_kept_unless_forced(capsys: pytest.CaptureFixture[str])
     capsys.readouterr()
     assert run(path, "-o", "out") == 0
     assert capsys.readouterr().err == (
-        f"x.wav: skipped, {stem} is there already; --force replaces it\n"
+        f"x.wav: skipped, {stem} is there already, from this song or one of the same name; "
+        f"--force replaces it\n"
     )
     assert tree("out") == ["x/vocals.wav"]
     assert stem.read_bytes() == b"mine"
@@ -207,6 +209,29 @@ def test_defaults_are_those_of_the_library() -> None:
 def test_names_that_no_terminal_can_show_are_escaped() -> None:
     assert cli.printable(Path("a\nb\udcff.wav")) == r"'a\nb\udcff.wav'"
     assert cli.printable(Path("grün.wav")) == "grün.wav"
+
+
+def test_a_name_that_the_output_cannot_encode_costs_nothing(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    raw = io.BytesIO()
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(raw, encoding="cp1252", errors="strict"))
+    assert run(song("日本.wav"), song("b.wav"), "-o", "out", "--stems", "vocals") == 0
+    sys.stdout.flush()
+    assert raw.getvalue().startswith(rb"\u65e5\u672c.wav -> ")
+    assert tree("out") == ["b/vocals.wav", "日本/vocals.wav"]
+
+
+def test_it_runs_in_any_thread_and_leaves_the_signals_as_they_were() -> None:
+    before = signal.getsignal(signal.SIGTERM)
+    codes: list[int] = []
+    path = song("x.wav")
+    thread = threading.Thread(target=lambda: codes.append(run(path, "-o", "out")))
+    thread.start()
+    thread.join()
+    assert run(path, "-o", "again") == 0
+    assert codes == [0]
+    assert signal.getsignal(signal.SIGTERM) is before
 
 
 def test_running_out_of_memory_is_a_sentence(

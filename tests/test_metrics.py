@@ -91,6 +91,26 @@ def test_shapes_that_do_not_fit_are_refused(metric) -> None:  # type: ignore[no-
         metric(torch.zeros(100), torch.zeros(100))
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("metric", [sdr, si_sdr])
+def test_16_bit_floats_are_measured_in_single_precision(metric, dtype) -> None:  # type: ignore[no-untyped-def]
+    reference, error = noise(2, 100_000), 0.1 * noise(2, 100_000, seed=1)
+    for level in (1e-3, 1.0, 500.0):  # squares that vanish, fit and overflow in float16
+        pair = [(level * x).to(dtype) for x in (reference, reference + error)]
+        assert_close(metric(*pair), metric(*(x.float() for x in pair)), atol=1e-3, rtol=0)
+        assert metric(*pair) == pytest.approx(20, abs=0.2)
+    rests, quiet = torch.zeros(1, 100, dtype=dtype), torch.full((1, 100), 0.01, dtype=dtype)
+    assert energy_at_silence(rests, quiet, quiet, 100) == 0
+
+
+def test_integers_are_refused() -> None:
+    for metric in (sdr, si_sdr):
+        with pytest.raises(ValueError, match=r"reference is torch\.int16; give floating-point"):
+            metric(torch.zeros(2, 10, dtype=torch.int16), torch.zeros(2, 10))
+        with pytest.raises(ValueError, match=r"estimate is torch\.int16; give floating-point"):
+            metric(torch.zeros(2, 10), torch.zeros(2, 10, dtype=torch.int16))
+
+
 def test_energy_at_silence_counts_only_rests() -> None:
     second = 100
     reference, mixture = torch.zeros(2, 4 * second), torch.ones(2, 4 * second)

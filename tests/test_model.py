@@ -242,6 +242,64 @@ def test_batch_norm_has_the_gradients_of_torch() -> None:
     torch.testing.assert_close(ours.running_var, theirs.running_var)
 
 
+@pytest.mark.parametrize("autocast", [False, True])
+def test_frozen_batch_norms_use_their_statistics_and_keep_them(autocast: bool) -> None:
+    model = tiny(G=4).train()
+    x = torch.randn(2, 2, 6000)
+    model(x)
+    norms = [m for m in model.modules() if isinstance(m, torch.nn.BatchNorm2d)]
+    for norm in norms:
+        norm.eval()
+    before = {k: b.clone() for k, b in model.state_dict().items() if "running" in k or "num_" in k}
+    with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+        y = model(x)
+        y.square().mean().backward()
+        after = model.state_dict()
+        for key, buffer in before.items():
+            assert torch.equal(after[key], buffer), key
+        assert all(norm.weight.grad is not None for norm in norms)
+        # without autocast only tiles differ, with it also the attention's rounding
+        tolerance = 2e-2 if autocast else 1e-5
+        torch.testing.assert_close(model.eval()(x), y, rtol=0, atol=tolerance)
+        for norm in norms:
+            norm.train()
+        with torch.no_grad():  # the other way round the batch is whole, too
+            torch.testing.assert_close(model(x), model.train()(x), rtol=0, atol=tolerance)
+
+
+@pytest.mark.parametrize("momentum", [0.0, 0.1, None])
+def test_batch_norm_has_the_momentum_of_torch(momentum: float | None) -> None:
+    ours, theirs = (torch.nn.BatchNorm2d(6, momentum=momentum) for _ in range(2))
+    for _ in range(3):
+        x = torch.randn(5, 7, 6)
+        batch_norm_relu(x, ours)
+        theirs(x.permute(2, 0, 1)[None])
+    torch.testing.assert_close(ours.running_mean, theirs.running_mean)
+    torch.testing.assert_close(ours.running_var, theirs.running_var)
+
+
+def test_other_batch_norms_are_refused_in_training() -> None:
+    model = torch.nn.SyncBatchNorm.convert_sync_batchnorm(tiny())
+    with pytest.raises(
+        ValueError, match=r"a batch norm is SyncBatchNorm, whose .* keep BatchNorm2d"
+    ):
+        model.train()(torch.randn(1, 2, 5000))
+
+
+def test_second_derivatives_are_refused() -> None:
+    x = torch.randn(5, 4, 6, 8, requires_grad=True)
+    for y in (attend(x, x, x), batch_norm_relu(x, torch.nn.BatchNorm2d(8))):
+        (gradient,) = torch.autograd.grad(y.square().sum(), x, create_graph=True)
+        with pytest.raises(RuntimeError, match="once_differentiable"):
+            gradient.square().sum().backward()
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_16_bit_weights_are_refused(dtype: torch.dtype) -> None:
+    with pytest.raises(ValueError, match=r"keep float32 and use torch\.autocast"):
+        tiny().to(dtype)(torch.randn(1, 2, 5000).to(dtype))
+
+
 def test_attention_has_the_gradients_of_torch() -> None:
     ours = [x.requires_grad_() for x in torch.randn(3, 5, 4, 300, 8).unbind()]
     theirs = [x.detach().clone().requires_grad_() for x in ours]

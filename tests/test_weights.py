@@ -119,6 +119,14 @@ def test_a_failed_save_leaves_the_old_file_and_nothing_else(
     assert list(saved.parent.iterdir()) == [saved]
 
 
+def test_a_name_may_be_as_long_as_a_file_system_allows(
+    tiny_model: MoisesLight, tmp_path: Path
+) -> None:
+    path = tmp_path / f"{'日' * 80}.safetensors"  # 252 of 255 bytes
+    weights.save(tiny_model, path)
+    assert list(tmp_path.iterdir()) == [path]
+
+
 def test_save_refuses_what_is_not_finite(tiny_model: MoisesLight, tmp_path: Path) -> None:
     with torch.no_grad():
         tiny_model.source_head.weight[0, 0] = 1e6
