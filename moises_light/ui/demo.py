@@ -25,6 +25,9 @@ FORMATS = [
     ("FLAC", "flac"),
     ("MP3", "mp3"),
 ]
+DEFAULT, DEFAULT_B = "paper_small", "fullband_small_wide"
+"""Presets that the page begins with, where they have weights: the lightest, and the best."""
+
 EXAMPLE = EXAMPLES / "francium.mp3"
 QUIET: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
 DOWNLOAD = """(file) => {
@@ -120,6 +123,11 @@ class Made(NamedTuple):
     takes: tuple[str, ...]
 
 
+def _choose(names: list[str], wanted: str) -> str | None:
+    """The wanted name if it is there, else the first."""
+    return wanted if wanted in names else next(iter(names), None)
+
+
 def _serials(song: jobs.Song) -> tuple[str, ...]:
     return tuple(take.serial for take in jobs.load_takes(song))
 
@@ -127,7 +135,8 @@ def _serials(song: jobs.Song) -> tuple[str, ...]:
 def _desk(studio: Studio) -> Parts:
     """What comes in, and how it shall be worked on."""
     presets = studio.engine.presets()
-    first = next((p for p in presets.values() if p.available), next(iter(presets.values())))
+    runnable = [name for name, preset in presets.items() if preset.available]
+    first = presets[_choose(runnable, DEFAULT) or next(iter(presets))]
     devices = [(device.label, device.name) for device in studio.engine.devices]
     desk: Parts = {}
     desk["upload"] = gr.File(label="Song", elem_id="song", height=128, type="filepath")
@@ -271,6 +280,7 @@ def _views_tab(studio: Studio, token: gr.State) -> Parts:
 def _compare_tab(studio: Studio) -> Parts:
     presets = studio.engine.presets()
     runnable = [(words.choice(p), p.name) for p in presets.values() if p.available]
+    first = _choose([name for _, name in runnable], DEFAULT)
     with gr.Tab("Compare", id="compare"):
         if len(runnable) < 2:
             only = (
@@ -289,7 +299,7 @@ def _compare_tab(studio: Studio) -> Parts:
             with gr.Row(elem_classes="ml-line"):
                 preset = gr.Dropdown(
                     runnable,
-                    value=runnable[1][1] if len(runnable) > 1 else None,
+                    value=_choose([n for _, n in runnable if n != first], DEFAULT_B),
                     label="Preset B",
                     elem_id="preset-b",
                     filterable=False,
@@ -788,7 +798,7 @@ def _programs(studio: Studio) -> None:
         file = gr.File(label="song", type="filepath")
         # a value is what makes a parameter optional
         names = [
-            gr.Textbox(runnable[0] if runnable else "paper_small", label="preset"),
+            gr.Textbox(_choose(runnable, DEFAULT) or DEFAULT, label="preset"),
             gr.Textbox(studio.engine.devices[0].name, label="device"),
         ]
         format = gr.Textbox("wav16", label="format")
