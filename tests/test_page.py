@@ -391,7 +391,7 @@ def test_the_original_plays_on_until_the_stems_are_ahead(
     now = state(page)
     assert now["ready"]["a"] < 12 * RATE
     assert (now["active"], now["waiting"], now["level"] > 0.05) == ("o", False, True)
-    wait(page, "s.phase === 'finished' && s.position > 19.9")
+    wait(page, "s.phase === 'finished' && !s.playing && s.position > 19.9")
     page.click(".ml-play")
     wait(page, "s.active === 'a' && s.level > 0.05")
 
