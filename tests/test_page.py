@@ -199,6 +199,13 @@ def upload(page: Any, path: Path) -> None:
     wait(page, "s.phase === 'ready'")
 
 
+def begin(page: Any, path: Path) -> None:
+    """Separate a song as far as the first stems that can be heard."""
+    upload(page, path)
+    page.click("#go")
+    wait(page, "s.ready.a > 0")
+
+
 def separate(page: Any, path: Path) -> None:
     upload(page, path)
     page.click("#go")
@@ -401,9 +408,7 @@ def test_where_the_stems_end_for_now_the_playhead_stands(
 ) -> None:
     monkeypatch.setattr(ByFrequency, "pause", 4.0)
     page = visit()
-    upload(page, song)
-    page.click("#go")
-    wait(page, "s.ready.a > 0")
+    begin(page, song)
     page.evaluate("window.studio.seek(window.studio.state().limit - 1)")
     page.click(".ml-play")
     wait(page, "s.waiting && s.position > s.limit - 0.3")
@@ -422,9 +427,7 @@ def test_stop_really_stops_and_keeps_what_is_there(
 ) -> None:
     monkeypatch.setattr(ByFrequency, "pause", 0.8)
     page = visit()
-    upload(page, song)
-    page.click("#go")
-    wait(page, "s.ready.a > 0")
+    begin(page, song)
     page.click(".ml-stop")
     wait(page, "s.phase === 'stopped'")
     kept = state(page)["ready"]["a"]
@@ -446,9 +449,7 @@ def test_another_song_takes_the_place_of_one_that_is_worked_on(
     other = tmp_path / "other song.wav"
     audio.save(other, tone("bass", 8.0), RATE)
     page = visit()
-    upload(page, song)
-    page.click("#go")
-    wait(page, "s.ready.a > 0")
+    begin(page, song)
     page.set_input_files("#song input[type=file]", other)
     page.wait_for_function("document.querySelector('.ml-name').textContent === 'other song'")
     wait(page, "s.phase === 'ready'")

@@ -60,23 +60,14 @@ def make_card(card: Mapping[str, Any], scores: Scores, corpus: Path, notes: str)
     return {
         **card,
         "earlier_runs": earlier_runs(card),
-        "sdr": {
-            name: {source: row["sdr"] for source, row in rows.items()}
-            for name, rows in scores.items()
-        },
-        "mixture_sdr": {
-            name: {source: row["mixture_sdr"] for source, row in rows.items()}
-            for name, rows in scores.items()
-        },
-        "at_silence": {
-            name: {source: row["at_silence"] for source, row in rows.items() if "at_silence" in row}
-            for name, rows in scores.items()
+        **{
+            key: {
+                name: {source: row[key] for source, row in rows.items() if key in row}
+                for name, rows in scores.items()
+            }
+            for key in ("sdr", "mixture_sdr", "at_silence", "tracks")
         },
         "hours": {s: round(hours(tracks, s), 2) for s in SOURCES},
-        "tracks": {
-            name: {source: row["tracks"] for source, row in rows.items()}
-            for name, rows in scores.items()
-        },
         "licences": sorted(set().union(*licences.values())),
         "unlicensed": sorted(name for name, found in licences.items() if not found),
         "notes": notes,
@@ -117,12 +108,14 @@ def card_text(preset: str, card: Mapping[str, Any], previous: Mapping[str, Any] 
             "| source | SDR | silence | the mixture | previous checkpoint | left over |",
             "|---|---|---|---|---|---|",
         ]
-        comparable = previous is not None and _same_tracks(card, previous, name)
+        before = {}
+        if previous is not None and _same_tracks(card, previous, name):
+            before = previous["sdr"][name]
         for source, value in card["sdr"][name].items():
-            before = previous["sdr"][name].get(source) if previous and comparable else None
             lines.append(
                 f"| {source} | {value:.2f} | 0 | {card['mixture_sdr'][name][source]:.2f} "
-                f"| {_number(before)} | {_number(card['at_silence'][name].get(source))} |"
+                f"| {_number(before.get(source))} "
+                f"| {_number(card['at_silence'][name].get(source))} |"
             )
         lines.append("")
     hours_text = ", ".join(f"{source} {value:.1f}" for source, value in card["hours"].items())
