@@ -403,6 +403,67 @@ def test_the_original_plays_on_until_the_stems_are_ahead(
     wait(page, "s.active === 'a' && s.level > 0.05")
 
 
+def test_an_original_that_was_heard_to_its_end_makes_way_for_the_stems(
+    visit: Callable[..., Any], song: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ByFrequency, "pause", 3.0)
+    page = visit()
+    upload(page, song)
+    page.evaluate("window.studio.seek(18.5)")
+    page.click(".ml-play")
+    page.click("#go")
+    wait(page, "s.active === 'o' && !s.playing && s.position === 20")
+    assert state(page)["ready"].get("a", 0) == 0, "this was meant to be before the first stems"
+    wait(page, "s.ready.a > 0")
+    page.click(".ml-play")
+    wait(page, "s.active === 'a' && s.playing && s.position < 10")
+
+
+def test_a_browser_that_does_not_begin_to_play_is_told_of(
+    visit: Callable[..., Any], song: Path
+) -> None:
+    page = visit()
+    upload(page, song)
+    page.evaluate(
+        "() => { const real = AudioContext.prototype.resume;"
+        " AudioContext.prototype.resume = () => new Promise(() => {});"
+        " window.plugIn = () => { AudioContext.prototype.resume = real; }; }"
+    )
+    page.click(".ml-play")
+    page.wait_for_function(
+        "document.querySelector('.ml-status').textContent.includes('sound output is connected')"
+    )
+    look(page, "no-sound-output")
+    assert not state(page)["playing"]
+    page.evaluate("window.plugIn()")
+    page.click(".ml-play")
+    wait(page, "s.playing && s.level > 0.05 && s.error === ''")
+    assert "sound output" not in page.inner_text(".ml-status")
+
+
+def test_on_a_slow_line_there_are_few_long_gaps_and_they_are_told_of(
+    visit: Callable[..., Any], song: Path
+) -> None:
+    page = visit()
+    separate(page, song)
+    line = page.context.new_cdp_session(page)
+    half = 2 * 4 * 2 * RATE // 2  # bytes a second: the four stems take twice that
+    line.send("Network.enable")
+    line.send(
+        "Network.emulateNetworkConditions",
+        {"offline": False, "latency": 40, "downloadThroughput": half, "uploadThroughput": half},
+    )
+    page.click(".ml-play")
+    wait(page, "s.playing && s.waiting && s.position > 1.9")
+    page.wait_for_function(
+        "document.querySelector('.ml-status').textContent === 'Waiting for the connection …'"
+    )
+    wait(page, "!s.waiting && s.position > 2.1")
+    begun = state(page)["position"]
+    wait(page, "s.waiting")
+    assert state(page)["position"] - begun > 4.5, "three pieces in a row"
+
+
 def test_where_the_stems_end_for_now_the_playhead_stands(
     visit: Callable[..., Any], song: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -51,8 +51,8 @@ function load(next) {
   // the first stems that are there take over from the original, unless the listener chose or is further
   const first = next.takes.find((take) => take.ready > 0);
   if (first && !chosen && transport.active === 'o') {
-    const ahead = first.ready / next.rate - transport.now();
-    if (ahead > (transport.playing && transport.decks.get(first.slot).growing ? AHEAD + PIECE : 0)) hear(first.slot);
+    const ahead = first.ready / next.rate - transport.now(), ended = !transport.playing && transport.now() >= transport.duration - 0.05;
+    if (ended || ahead > (transport.playing && transport.decks.get(first.slot).growing ? AHEAD + PIECE : 0)) hear(first.slot);
   }
   if (other) { $('.ml-name').textContent = next.name; }
   $('.ml-facts').textContent = next.facts;
@@ -304,7 +304,8 @@ function face() {
   $('.ml-keys-ab').hidden = !(value && value.takes.length > 1);
   if (value) {
     const share = value.done, status = $('.ml-status');
-    const text = transport.error || value.text || (transport.waiting && value.phase === 'running' ? 'Waiting for the next block …' : '');
+    const running = value.phase === 'running', slow = transport.waiting && !running ? 'Waiting for the connection …' : '';
+    const text = transport.error || slow || value.text || (transport.waiting ? 'Waiting for the next block …' : '');
     if (status.textContent !== text) status.textContent = text;
     root.dataset.trouble = transport.error || value.phase === 'failed' ? '1' : '';
     const bar = $('.ml-bar'), percent = share === null || share === undefined ? (value.phase === 'finished' ? 100 : 0) : Math.round(100 * share);

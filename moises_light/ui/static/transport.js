@@ -7,6 +7,8 @@
 //   hot     a deck whose audio is fetched and scheduled, heard or not: switching to it has no gap
 const PIECE = 2, AHEAD = 6, FADE = 0.012;
 const COOL = 20;                 // seconds unheard after which a deck is fetched no more
+const PATIENCE = 0.5;            // seconds of silence after which a gap is told of
+const SILENT = 2000;             // milliseconds after which a browser that does not play is told of
 
 class Transport {
   constructor(onchange) {
@@ -72,6 +74,9 @@ class Transport {
     const ends = this.heard().map((key) => this.decks.get(key)).filter(Boolean).map((deck) => (deck.growing ? deck.frames : deck.ready) / this.rate);
     return ends.length ? Math.min(...ends) : 0;
   }
+
+  // for how many seconds the next piece has been due already
+  get starved() { return this.context.currentTime - this.cursor.when; }
 
   // ---- the audio graph ------------------------------------------------------------------------
   open(rate) { this.rate = rate; }
@@ -227,9 +232,10 @@ class Transport {
         for (const deck of decks) this.plug(deck);
         this.setMix(this.mix ?? {[this.active]: 1});
         try {
-          const loads = this.heard().map((key) => this.decks.get(key)).map((deck) => deck && this.fetch(deck, k));
-          this.setWaiting(this.cursor.when < this.context.currentTime + 0.02);
-          await Promise.all(loads);
+          const load = (k) => Promise.all(this.heard().map((key) => this.decks.get(key)).map((deck) => deck && this.fetch(deck, k)));
+          await load(k);
+          // the connection is slow: one gap and then a few pieces, not a gap after each
+          if (this.pieces.length && this.starved > 0) await Promise.all([k + 1, k + 2].map(load));
         } catch (problem) {
           if (run !== this.run) return;
           const gone = /40[34]|416/.test(problem.message);
@@ -282,12 +288,20 @@ class Transport {
   // ---- transport ------------------------------------------------------------------------------
   async play() {
     if (this.playing || !this.decks.size) return;
-    await this.wake();
+    // without a sound output some browsers neither begin nor refuse
+    const late = new Promise((done) => setTimeout(done, SILENT, 'late'));
+    const begun = await Promise.race([this.wake(), late]).catch(() => 'late');
     if (this.playing) return;
+    if (begun === 'late') {
+      this.error = 'The browser does not begin to play. Check that a sound output is connected, then press Play again.';
+      this.onchange();
+      return;
+    }
     this.playing = true; this.error = '';
     if (this.position >= this.end - 0.05) this.position = this.loop && this.loop[0] < this.end - 0.05 ? this.loop[0] : 0;
     this.timer = setInterval(() => {
       if (this.cursor.from >= this.end - 1e-4 && this.now() >= this.end - 0.03) { this.pause(); this.position = this.end; this.onchange(); return; }
+      if (this.starved > PATIENCE) this.setWaiting(true);
       this.pump();
     }, 120);
     this.jump(this.position);
