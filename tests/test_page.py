@@ -22,6 +22,8 @@ from torch import Tensor, nn
 pytest.importorskip("gradio")
 playwright = pytest.importorskip("playwright.sync_api")
 
+from gradio.utils import get_upload_folder  # noqa: E402
+
 from moises_light import audio, weights  # noqa: E402
 from moises_light.config import SOURCES, configs  # noqa: E402
 from moises_light.model import MoisesLight  # noqa: E402
@@ -121,6 +123,9 @@ class Server:
             server_name="127.0.0.1", prevent_thread_lock=True, quiet=True, **launch_options()
         )
 
+    def songs(self) -> list[Path]:
+        return [path.parent for path in (Path(get_upload_folder()) / "studio").glob("*/song.json")]
+
     def restart(self) -> None:
         self.demo.close()
         self.start()
@@ -155,7 +160,7 @@ def visit(browser: Any, server: Server) -> Iterator[Callable[..., Any]]:
     """Open the page in a context of its own; at the end it must have met no error."""
     contexts, problems = [], []
 
-    def open_page(query: str = "", **options: Any) -> Any:
+    def open_page(query: str = "", clock: bool = False, **options: Any) -> Any:
         options = {"viewport": {"width": 1280, "height": 900}, **options}
         context = browser.new_context(accept_downloads=True, **options)
         contexts.append(context)
@@ -163,6 +168,8 @@ def visit(browser: Any, server: Server) -> Iterator[Callable[..., Any]]:
         page.set_default_timeout(60_000)
         page.on("pageerror", lambda error: problems.append(str(error)))
         page.on("request", lambda request: watch(request.url))
+        if clock:  # time goes on as ever, and `page.clock.fast_forward` jumps
+            page.clock.install()
         page.goto(server.address + query)
         page.wait_for_function("window.studio && document.querySelector('#go')")
         return page
@@ -381,6 +388,22 @@ def test_a_song_is_still_there_after_the_page_was_loaded_anew(
     wait(page, "s.phase === 'running'")
     wait(page, "s.phase === 'finished'")
     assert state(visit())["phase"] == "empty", "another tab has no song"
+
+
+def test_a_page_that_is_only_open_keeps_its_song(
+    visit: Callable[..., Any], server: Server, song: Path
+) -> None:
+    page = visit(clock=True)
+    upload(page, song)
+    for folder in server.songs():
+        os.utime(folder / "song.json", (0, 0))
+    page.clock.fast_forward(11 * 60 * 1000)
+    for _ in range(100):
+        kept = [f for f in server.songs() if (f / "song.json").stat().st_mtime > 0]
+        if kept:
+            break
+        page.wait_for_timeout(100)
+    assert len(kept) == 1, "that of the page, and no other visitor's"
 
 
 def test_the_original_plays_on_until_the_stems_are_ahead(

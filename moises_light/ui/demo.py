@@ -13,7 +13,15 @@ import gradio as gr
 from moises_light.config import SOURCES
 from moises_light.ui import export, jobs, plots, words
 from moises_light.ui.engine import Engine
-from moises_light.ui.handlers import EXAMPLES, GONE, PREVIEW, WHOLE, Studio, explain
+from moises_light.ui.handlers import (
+    EXAMPLES,
+    GONE,
+    KEEP_SECONDS,
+    PREVIEW,
+    WHOLE,
+    Studio,
+    explain,
+)
 from moises_light.ui.player import address, payload, stem_player
 from moises_light.ui.theme import css, theme
 
@@ -628,6 +636,8 @@ def _wire_runs(
         )
     second.then(price_b, priced, compare["price"], **QUIET)
     desk["stop"].click(studio.stop, token, None, queue=False, **QUIET)
+    # who only listens keeps the song, too
+    gr.Timer(KEEP_SECONDS / 12).tick(studio.keep, token, None, queue=False, **QUIET)
 
     token.change(choice_of, token, away["slot"], queue=False, **QUIET)
     for control in (compare["preset"], token):

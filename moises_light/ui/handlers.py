@@ -135,6 +135,13 @@ class Studio:
         song.touch()
         return song
 
+    def keep(self, token: str | None) -> None:
+        """Keep the visitor's song, if it is still there, as if they had just used it."""
+        song = jobs.load_song(self.root, token)
+        if song is not None:
+            with suppress(OSError):
+                song.touch()
+
     def take(self, song: jobs.Song, slot: str) -> jobs.Take:
         """A take that is there.
 
