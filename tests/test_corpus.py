@@ -15,7 +15,7 @@ import pytest
 import soundfile
 from tiny_material import FILES, RATE, make_bank, make_song, tone
 
-from moises_light.training import banks, build, corpus, songs
+from moises_light.training import banks, build, corpus, evaluate, songs
 from moises_light.training.corpus import Corpus, write_track
 from moises_light.training.mixing import MixtureDataset
 
@@ -366,6 +366,55 @@ def test_a_build_gives_the_same_bits_and_goes_on_where_it_stood(tmp_path, bank_f
     printed = corpus.describe(tmp_path / "first")
     assert "CC0-1.0 | tests | A. Tester | " in printed
     assert printed.splitlines()[-1] == "without a licence row: songs/one"
+
+
+def make_backings(folder: Path) -> Path:
+    """Two pieces of music with a table, one of them held out."""
+    rows = ["path\tclass\tsource\tauthor\tlicence\tnote\tseconds"]
+    for name in ("somebody/one.wav", "gigalomania-data/gamemusic.wav"):
+        (folder / name).parent.mkdir(parents=True)
+        soundfile.write(folder / name, noise(len(name), 3.0).T, RATE)
+        rows.append(f"{name}\tbacking\ttests\tA. Tester\tCC0-1.0\t\t3.0")
+    (folder / "LICENSES.tsv").write_text("\n".join(rows) + "\n")
+    return folder
+
+
+def test_backings_are_kept_whole_and_the_held_out_ones_get_a_singer(tmp_path, bank_folder):
+    backings, out = make_backings(tmp_path / "backings"), tmp_path / "corpus"
+    command = [str(out), "--banks", str(bank_folder), "--backings", str(backings)]
+    assert build.main([*command, "--heldout", "1"]) == 0
+    (track,) = Corpus(out, "train").tracks
+    assert (track.kind, track.rows, track.present) == ("backing", ("backing",), ())
+    assert track.material == ("somebody/one.wav",)
+    opened = Corpus(out, "backed")
+    (track,) = opened.tracks
+    assert track.rows == ("vocals", "backing")
+    assert set(track.material) > {"gigalomania-data/gamemusic.wav"}
+    singers = set(track.material) - {"gigalomania-data/gamemusic.wav"}
+    assert all(name.startswith(banks.HELD_OUT) for name in singers)
+    (scored,) = evaluate.corpus_tracks(out, "backed")
+    assert list(scored.sources) == ["vocals"]
+    backing = opened.read(track, "backing", 0, track.frames)
+    rest = scored.mixture - scored.sources["vocals"]
+    np.testing.assert_allclose(rest.numpy(), backing, atol=1e-6)
+    # a second build finds everything there
+    before = (out / "backed" / "index.jsonl").read_text()
+    assert build.main([*command, "--heldout", "1"]) == 0
+    assert (out / "backed" / "index.jsonl").read_text() == before
+    assert "somebody/one.wav" in corpus.describe(out)
+
+
+def test_a_folder_without_backings_is_told(tmp_path, bank_folder):
+    with pytest.raises(ValueError, match="lists with the class backing"):
+        build.main([str(tmp_path / "corpus"), "--backings", str(bank_folder)])
+
+
+def test_bandwidth_is_where_the_highs_end():
+    music = noise(0, 4.0)
+    assert build.bandwidth(music) is None
+    spectrum = np.fft.rfft(music)
+    spectrum[:, spectrum.shape[1] * 11000 // 22050 :] = 0
+    assert build.bandwidth(np.fft.irfft(spectrum)) == pytest.approx(11000, abs=50)
 
 
 def test_a_bank_of_ones_own_names_is_built_from(tmp_path, caplog):

@@ -9,7 +9,7 @@ from tiny_material import RATE
 
 from moises_light.config import SOURCES
 from moises_light.training import augment
-from moises_light.training.corpus import write_track
+from moises_light.training.corpus import BACKING, write_track
 from moises_light.training.mixing import MixingConfig, MixtureDataset
 
 LENGTH = RATE
@@ -252,3 +252,54 @@ def test_a_share_of_mixtures_went_through_a_codec(folder):
 def test_an_unknown_codec_is_named():
     with pytest.raises(ValueError, match="codec='opus'; choose one of mp3, aac"):
         augment.round_trip(np.zeros((2, 100), np.float32), "opus", 0.5)
+
+
+@pytest.fixture(scope="module")
+def backed(tmp_path_factory):
+    """A singer of 1 kHz and a backing of 200 Hz."""
+    path = tmp_path_factory.mktemp("backed")
+    time = np.arange(4 * RATE) / RATE
+    for name, kind, row, hertz in (("v", "bank", "vocals", 1000), ("b", "backing", BACKING, 200)):
+        wave = 0.1 * np.sin(2 * np.pi * hertz * time)
+        write_track(path, "train", name, kind, {row: np.stack([wave, wave]).astype(np.float32)})
+    return path
+
+
+def test_before_a_backing_only_the_vocals_are_known_apart(backed):
+    config = MixingConfig(backings=1, sung=1, codec=0, bright=0, speed=0)
+    dataset = MixtureDataset(backed, "train", LENGTH, config=config)
+    for index in range(10):
+        mixture, sources = dataset.draw(index)
+        assert sources[0].isfinite().all()
+        assert sources[1:].isnan().all()
+        rest = mixture - sources[0]
+        vocals, backing = (x.numpy()[0, 4410:-4410] for x in (sources[0], rest))
+        peaks = [
+            np.abs(np.fft.rfft(x * np.hanning(len(x)))).argmax() * RATE / len(x)
+            for x in (vocals, backing)
+        ]
+        assert peaks == pytest.approx([1000, 200], abs=5)
+
+
+def test_shares_of_backings_and_of_those_that_are_sung(backed, folder):
+    config = MixingConfig(backings=0.5, sung=0.5)
+    drawn = [MixtureDataset(backed, "train", 4410, config=config).draw(k)[1] for k in range(300)]
+    with_backing = [bool(sources[1].isnan().any()) for sources in drawn]
+    sung = [bool(sources[0].any()) for sources, b in zip(drawn, with_backing, strict=True) if b]
+    assert np.mean(with_backing) == pytest.approx(0.5, abs=0.1)
+    assert np.mean(sung) == pytest.approx(0.5, abs=0.12)
+    # a corpus without backings draws the same examples whatever their share
+    plain, asked = (
+        MixtureDataset(folder, "train", LENGTH, config=MixingConfig(backings=share)).draw(5)
+        for share in (0.0, 1.0)
+    )
+    assert torch.equal(plain[1], asked[1])
+
+
+def test_a_backing_is_no_source_of_other_examples(backed):
+    config = MixingConfig(backings=0)
+    dataset = MixtureDataset(backed, "train", LENGTH, config=config)
+    for index in range(10):
+        _, sources = dataset.draw(index)
+        assert sources.isfinite().all()
+        assert not sources[1:].any()

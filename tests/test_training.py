@@ -176,6 +176,57 @@ def test_all_losses_move_every_weight(loss: str) -> None:
     assert model.source_head.weight.grad.abs().max() > 0
 
 
+@pytest.mark.parametrize("loss", ["snr", "bands", "mae"])
+def test_sources_that_are_not_known_apart_count_by_their_sum(loss: str) -> None:
+    """How the rest is shared out costs nothing; what goes to or comes from the vocals does."""
+    torch.manual_seed(0)
+    model = Sharp(**{**TINY, "n_fft": 256, "win_size": 256, "freq_dim": 128})
+    objective = Objective(model, loss, bf16=False)
+    vocals, rest = torch.randn(2, 1, 2, 128 * 64)
+    nothing = torch.full((1, 3, *vocals.shape[1:]), torch.nan)
+    sources = torch.cat([vocals[:, None], nothing], 1)
+
+    def losses(*shares: float) -> torch.Tensor:
+        truth = torch.zeros(1, 4, 1, 1, 128, 2)
+        truth[0, :, 0, 0] = torch.tensor(shares)[:, None, None]
+        model.truth = truth
+        return objective(vocals + rest, sources)[0]
+
+    even, uneven = losses(0.4, 0.2, 0.2, 0.2), losses(0.4, 0.6, -0.1, 0.1)
+    torch.testing.assert_close(even, uneven, rtol=1e-4, atol=1e-5)
+    assert even.isfinite().all()
+    assert even[1] == even[2] == even[3]
+    # the rest itself as the only source, silence for the vocals: worse for both by what is lost
+    assert (losses(0.0, 0.2, 0.2, 0.2) > even).tolist() == [True, False, False, False]
+    assert (losses(0.4, 0.2, 0.0, 0.0) > even).tolist() == [False, True, True, True]
+
+
+def test_a_network_of_some_sources_learns_no_sum_that_it_cannot_tell() -> None:
+    torch.manual_seed(0)
+    model = MoisesLight(**{**TINY, "freq_dim": 256, "sources": ["vocals", "drums"]})
+    mixture, sources = (t[None] for t in Tones(128 * 63).draw(0))
+    unknown = sources.clone()
+    unknown[:, 1:] = torch.nan
+    losses, known = (
+        Objective(model, "bands", bf16=False)(mixture, x[:, :2]) for x in (unknown, sources)
+    )
+    assert losses[0, 0] == known[0, 0]
+    assert losses[0, 1] == 0 != known[0, 1]
+
+
+def test_backings_are_learnt_from(tmp_path: Path) -> None:
+    """Gradients of an example before a backing are finite and reach every head."""
+    torch.manual_seed(0)
+    model = MoisesLight(**{**TINY, "freq_dim": 256}).train()
+    mixture, sources = (t[None].clone() for t in Tones(128 * 63).draw(0))
+    sources[:, 1:] = torch.nan
+    Objective(model, "bands", bf16=False)(mixture, sources).mean().backward()
+    gradients = [p.grad for p in model.parameters() if p.grad is not None]
+    assert gradients
+    assert all(g.isfinite().all() for g in gradients)
+    assert all(row.abs().max() > 0 for row in model.source_head.weight.grad)
+
+
 def test_spectral_error_is_the_errors_energy() -> None:
     """Parseval: the loss needs no inverse STFT, its energies are those of the waveform."""
     objective = Objective(MoisesLight(**{**TINY, "freq_dim": 256}), "snr", bf16=False)
@@ -515,10 +566,12 @@ def test_evaluation_scores_song_folders(tmp_path: Path) -> None:
     rows = evaluate.evaluate(evaluate.song_folders(tmp_path), Separator(Halves()))
     by_source = {row["source"]: row for row in rows}
     # sources that a song does not have are not scored
-    assert set(by_source) == {"vocals", "drums"}
+    assert set(by_source) == {"vocals", "drums", "accompaniment"}
     # half of two equal, independent sources: the error has half the power of the source
     assert by_source["vocals"]["sdr"] == pytest.approx(3.01, abs=0.1)
     assert by_source["vocals"]["mixture_sdr"] == pytest.approx(0, abs=0.1)
+    # what is left of the mixture is all of the drums and half of the vocals
+    assert by_source["accompaniment"]["sdr"] == pytest.approx(3.01, abs=0.1)
     text = evaluate.table(evaluate.summary(rows))
     assert "| vocals | 1 | 3.0" in text
 
@@ -616,8 +669,10 @@ def test_bss_eval_beside_the_others(tmp_path: Path) -> None:
         estimate = x + 0.1 * torch.tensor(rng.standard_normal(x.shape))
         sf.write(tmp_path / "song" / f"{source}.wav", estimate.T.numpy(), 44100, subtype="FLOAT")
     rows = evaluate.evaluate(tracks, None, tmp_path, bss_eval=True)
-    for row in rows:  # noise of a tenth: 20 dB by any definition
-        assert row["bss_sdr"] == pytest.approx(20, abs=0.3)
+    scored = {row["source"]: row for row in rows}
+    for source in references:  # noise of a tenth: 20 dB by any definition
+        assert scored[source]["bss_sdr"] == pytest.approx(20, abs=0.3)
+    assert "bss_sdr" not in scored["accompaniment"]
     assert "| BSSEval v4 SDR |" in evaluate.table(evaluate.summary(rows))
 
 

@@ -37,8 +37,17 @@ HELD_OUT = (
     "other/epianos/0",
     "speech/producerspace/sq",
     "speech/vctk_demo",
+    "fretsonfire-songs-sectoid/Feelings",
+    "freecol/sunrise",
+    "gigalomania-data/",
+    "naev-data/heartofmachine",
+    "openclonk-data/UrbanBolero",
+    "pax-britannica-data/",
+    "titanion-data/",
+    "ufoai-music/azrael1",
 )
-"""Prefixes of paths that are never trained on: whole singers' packs, instruments, a drum kit."""
+"""Prefixes of paths that are never trained on: whole singers' packs, instruments, a drum kit, music
+that singers are put before."""
 
 BANDWIDTH = {
     "speech/flemishguy": 12000.0,

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import logging
+import re
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -15,11 +16,24 @@ from concurrent.futures import ProcessPoolExecutor, as_completed
 from pathlib import Path
 
 import numpy as np
+from scipy import signal
 
+from moises_light import audio
 from moises_light.config import SOURCES
 from moises_light.terminal import exit_code
 from moises_light.training import bands, banks, render, singing, world
-from moises_light.training.corpus import Corpus, Track, name_seed, write_licences, write_track
+from moises_light.training.augment import draw_shape, piece_frame, reshape
+from moises_light.training.corpus import (
+    BACKING,
+    SAMPLE_RATE,
+    Corpus,
+    Track,
+    active_level,
+    block_levels,
+    name_seed,
+    write_licences,
+    write_track,
+)
 from moises_light.training.songs import find_songs, read_song
 
 _log = logging.getLogger(__name__)
@@ -74,6 +88,96 @@ def song_licences(folder: Path) -> list[tuple[str, str, str, str]]:
             if cells[0].startswith("songs/"):
                 rows.add((cells[0].rsplit("/", 1)[0], cells[2], cells[3], cells[4]))
     return sorted(rows)
+
+
+def add_backings(corpus: Path, folder: Path, say: Say) -> None:
+    """Add music without a singer to `train`: every file that `LICENSES.tsv` of a folder lists.
+
+    The table is that of a bank; its rows have the class `backing`. A track that the corpus has
+    already is left out.
+
+    Raises:
+        ValueError: where the table or a file that it lists is missing or cannot be read.
+    """
+    done = known_names(corpus, "train")
+    bank = banks.Bank(folder, held_out=False)
+    samples = [sample for sample in bank.samples if sample.source == BACKING]
+    if not samples:
+        raise ValueError(
+            f"{folder} holds no file that its LICENSES.tsv lists with the class {BACKING}"
+        )
+    write_licences(corpus, {(s.path, s.origin, s.author, s.licence) for s in samples})
+    for sample in samples:
+        name = _backing_name(sample)
+        if name not in done:
+            music = audio.load(folder / sample.path).numpy()
+            track = write_track(
+                *(corpus, "train", name, "backing", {BACKING: music}),
+                bandwidth=bandwidth(music),
+                material=[sample.path],
+            )
+            say(track)
+
+
+def add_backed(corpus: Path, folder: Path, bank: banks.Bank, seed: int, say: Say) -> None:
+    """Add a singer before each held-out backing of a folder to the split `backed`.
+
+    Args:
+        corpus: to add to.
+        folder: of the backings, see `add_backings`.
+        bank: whose singers are drawn, held-out ones.
+    """
+    done = known_names(corpus, "backed")
+    backings = banks.Bank(folder, held_out=True).samples
+    write_licences(corpus, {(s.path, s.origin, s.author, s.licence) for s in backings})
+    length = BACKED_SECONDS * SAMPLE_RATE
+    for sample in backings:
+        name = _backing_name(sample)
+        if name in done:
+            continue
+        rng = name_seed(seed, name)
+        music = audio.load(folder / sample.path).numpy()
+        start = int(rng.integers(max(1, music.shape[1] - length)))
+        music = music[:, start : start + length]
+        vocals, material, _ = banks.vocal_collage(bank, music.shape[1] / SAMPLE_RATE, rng)
+        vocals = fit(vocals, music.shape[1])
+        n, margin = piece_frame(music.shape[1], 1.0)
+        padded = np.pad(vocals, ((0, 0), (margin, n - margin - vocals.shape[1])))
+        vocals = reshape(padded, draw_shape(rng, room=0.5), music.shape[1])
+        below = active_level(block_levels(vocals)) - active_level(block_levels(music))
+        gain = 10 ** ((rng.normal(-4, 2) - below) / 20)
+        stems = {"vocals": vocals * np.float32(gain), BACKING: music}
+        say(
+            write_track(corpus, "backed", name, "backing", stems, material={*material, sample.path})
+        )
+
+
+BACKED_SECONDS = 30
+"""Longest track of the split `backed`."""
+
+
+def fit(piece: np.ndarray, length: int) -> np.ndarray:
+    """Cut, or end in silence, to `length` samples: `[C, L] -> [C, length]`."""
+    return np.pad(piece[:, :length], ((0, 0), (0, max(0, length - piece.shape[1]))))
+
+
+def _backing_name(sample: banks.Sample) -> str:
+    return "backing-" + re.sub(r"[^\w.-]+", "-", sample.path.rsplit(".", 1)[0])
+
+
+def bandwidth(music: np.ndarray) -> float | None:
+    """Frequency in Hz above which a recording holds nothing, or None where it reaches 15 kHz.
+
+    Old encoders and low rates cut the highs off. Counted is what lies within 60 dB of the loudest
+    tenth of an octave.
+
+    Args:
+        music: `[C, L]` at 44.1 kHz.
+    """
+    frequencies, density = signal.welch(music, SAMPLE_RATE, nperseg=8192)
+    power = density.mean(axis=0) * frequencies
+    top = float(frequencies[power > power.max() * 1e-6].max(initial=0.0))
+    return top if top < 15000 else None
 
 
 def add_collages(
@@ -210,6 +314,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("corpus", type=Path, help="folder to write")
     parser.add_argument("--songs", type=Path, action="append", default=[], help="song folders")
     parser.add_argument("--banks", type=Path, help="folder with LICENSES.tsv and samples")
+    parser.add_argument(
+        "--backings",
+        type=Path,
+        action="append",
+        default=[],
+        help="folder with LICENSES.tsv and music without a singer",
+    )
     parser.add_argument("--collages", type=int, default=0, help="tracks of isolated vocals")
     parser.add_argument("--bands", type=int, default=0, help="rendered bands")
     parser.add_argument("--heldout", type=int, default=0, help="tracks of held-out material")
@@ -229,6 +340,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for folder in options.songs:
         add_songs(options.corpus, folder, say)
         write_licences(options.corpus, song_licences(folder.parent))
+    for folder in options.backings:
+        add_backings(options.corpus, folder, say)
     if options.banks:
         bank = banks.Bank(options.banks, held_out=False)
         write_licences(options.corpus, {sample.licence_row for sample in bank.samples})
@@ -243,6 +356,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 *(options.corpus, "heldout", studio, options.seed, options.heldout, say),
                 seconds=20.0,
             )
+            for folder in options.backings:
+                add_backed(options.corpus, folder, other, options.seed, say)
         if options.bands and not world.available():
             print("pyworld is missing: nobody sings but recorded voices; pip install pyworld")
         studio = render.Studio(bank)

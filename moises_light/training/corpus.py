@@ -5,6 +5,7 @@
       train/index.jsonl        a line for each track: the fields of `Track`
       train/<name>.npy         int16 [S, C, L] at 44.1 kHz; a row for each of `Track.rows`
       heldout/...              the same, of material that `train` never uses
+      backed/...               singers that `train` never uses before real music that it never uses
 
 A track appears in the index only once its audio lies complete under its final name, so a build may
 stop at any moment and a training run may read while a build goes on.
@@ -32,8 +33,11 @@ from moises_light.config import SOURCES
 from moises_light.terminal import exit_code
 
 SAMPLE_RATE = 44100
-SPLITS = ("train", "heldout")
-KINDS = ("song", "band", "bank")
+SPLITS = ("train", "heldout", "backed")
+KINDS = ("song", "band", "bank", "backing")
+BACKING = "backing"
+"""Row of a track that holds a whole band without a singer: drums, bass and other in one."""
+ROWS = (*SOURCES, BACKING)
 BLOCK = SAMPLE_RATE // 2
 """Samples behind one number of `Track.activity`: half a second."""
 SILENCE = -99
@@ -50,9 +54,10 @@ class Track:
 
     Args:
         name: file name without `.npy`, unique in its split.
-        kind: `song` (a real one), `band` (rendered by us) or `bank` (one source on its own).
+        kind: `song` (a real one), `band` (rendered by us), `bank` (one source on its own) or
+            `backing` (real music without a singer, whose sources are not known apart).
         frames: length in samples, `L`.
-        rows: sources whose audio is stored, in the order of the array's `S` axis.
+        rows: sources whose audio is stored, or `backing`, in the order of the array's `S` axis.
         present: sources that the track speaks for; one without a row is silent throughout.
         activity: level of every row in dB (full scale = 0), one whole number for each half second.
         level: level of every row in dB over those half seconds in which it plays.
@@ -128,7 +133,7 @@ def write_track(
     throughout takes no room: it stays in `present` and gets no row.
 
     Args:
-        stems: audio of each source, `[C, L]` float, all of one shape.
+        stems: audio of each source, or of the backing, `[C, L]` float, all of one shape.
         present: sources that the track speaks for; by default those of `stems`.
 
     Raises:
@@ -138,16 +143,16 @@ def write_track(
         raise ValueError(
             f"split {split!r}, kind {kind!r}: choose a split of {SPLITS} and a kind of {KINDS}"
         )
-    unknown = set(stems) - set(SOURCES)
+    unknown = set(stems) - set(ROWS)
     if unknown or not stems:
-        raise ValueError(f"stems {sorted(stems)}: give one or more of {', '.join(SOURCES)}")
+        raise ValueError(f"stems {sorted(stems)}: give one or more of {', '.join(ROWS)}")
     shapes = {audio.shape for audio in stems.values()}
     if len(shapes) > 1:
         raise ValueError(f"the stems of {name!r} have different shapes {sorted(shapes)}")
     frames = next(iter(shapes))[-1]
     peak = max(float(np.abs(audio).max(initial=0)) for audio in stems.values())
     gain = 32000 / max(peak, 1.0)
-    rows = [source for source in SOURCES if source in stems and np.abs(stems[source]).max() > 1e-4]
+    rows = [row for row in ROWS if row in stems and np.abs(stems[row]).max() > 1e-4]
     packed = np.stack([np.round(stems[s] * gain).astype(np.int16) for s in rows or stems])
     levels = {
         s: block_levels(a.astype(np.float32) / 32768) for s, a in zip(rows, packed, strict=False)
@@ -293,7 +298,7 @@ def hours(tracks: Iterable[Track], source: str, playing: bool = True) -> float:
 
 def describe(folder: Path | str) -> str:
     """Hours per split, kind and source, and the licences, as text."""
-    lines = [f"{'hours that play':<18}{'tracks':>7}" + "".join(f"{s:>9}" for s in SOURCES)]
+    lines = [f"{'hours that play':<18}{'tracks':>7}" + "".join(f"{s:>9}" for s in ROWS)]
     used: set[str] = set()
     for split in SPLITS:
         if not (Path(folder) / split / "index.jsonl").is_file():
@@ -302,7 +307,7 @@ def describe(folder: Path | str) -> str:
         used.update(name for track in tracks for name in track.material)
         for kind in KINDS:
             some = [track for track in tracks if track.kind == kind]
-            row = "".join(f"{hours(some, source):>9.2f}" for source in SOURCES)
+            row = "".join(f"{hours(some, source):>9.2f}" for source in ROWS)
             lines.append(f"{split + ' ' + kind:<18}{len(some):>7}{row}")
     lines += ["", "licence | source | authors | material"]
     # a row speaks for its material and for whatever that is made up of

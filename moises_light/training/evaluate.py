@@ -22,11 +22,14 @@ from moises_light import audio
 from moises_light.config import SOURCES
 from moises_light.metrics import energy_at_silence, sdr, si_sdr
 from moises_light.separation import Separator
-from moises_light.training.corpus import SAMPLE_RATE, Corpus
+from moises_light.training.corpus import BACKING, SAMPLE_RATE, Corpus
 from moises_light.training.songs import find_songs, read_mixture, read_song
 
 QUIET = -60.0
 """Level in dB under which a source counts as absent from a track: its SDR would mean nothing."""
+
+ACCOMPANIMENT = "accompaniment"
+"""Everything but the vocals. Its estimate is the mixture less that of the vocals."""
 
 _log = logging.getLogger(__name__)
 
@@ -90,13 +93,18 @@ def _stem(folder: Path, source: str) -> Path | None:
 def corpus_tracks(
     folder: Path, split: str = "heldout", estimates: Path | None = None
 ) -> Iterator[ScoredTrack]:
-    """Tracks of a corpus that speak for all sources, whole; `estimates` as in `song_folders`."""
+    """Tracks of a corpus that speak for all sources, whole; `estimates` as in `song_folders`.
+
+    So do those with a backing: for the vocals, and for the rest in one.
+    """
     corpus = Corpus(folder, split)
-    tracks = [track for track in corpus.tracks if len(track.present) == len(SOURCES)]
+    tracks = [t for t in corpus.tracks if len(t.present) == len(SOURCES) or BACKING in t.rows]
     _expect(estimates, [track.name for track in tracks])
     for track in tracks:
-        sources = {s: torch.from_numpy(corpus.read(track, s, 0, track.frames)) for s in track.rows}
-        yield ScoredTrack(track.name, sum(sources.values(), torch.zeros(2, track.frames)), sources)
+        rows = {s: torch.from_numpy(corpus.read(track, s, 0, track.frames)) for s in track.rows}
+        mixture = sum(rows.values(), torch.zeros(2, track.frames))
+        rows.pop(BACKING, None)  # no network has an estimate of it but through the accompaniment
+        yield ScoredTrack(track.name, mixture, rows)
 
 
 def evaluate(
@@ -118,10 +126,11 @@ def evaluate(
         on_track: called with the name of each track that is done, and its rows.
 
     Returns:
-        a row for each track and source: `track`, `source`, `sdr`, `si_sdr`, `mixture_sdr`,
+        a row for each track and source, and for the accompaniment where the vocals are scored:
+        `track`, `source`, `sdr`, `si_sdr`, `mixture_sdr`,
         `at_silence` (see `energy_at_silence`; None where the source never rests), and `bss_sdr` if
-        asked for (None where museval has no value for any frame), in dB. Sources that are absent
-        from a track have no row.
+        asked for (None where museval has no value for any frame; not of the accompaniment), in
+        dB. Sources that are absent from a track have no row.
 
     Raises:
         ValueError: if `estimates` holds no stem of a track: a mean over the others would compare
@@ -145,6 +154,10 @@ def evaluate(
             if estimates is not None and source not in found and _level(reference) >= QUIET:
                 _log.warning("%s: no estimate of %s, not scored", track.name, source)
         medians = _bss_eval(pairs) if bss_eval and pairs else {}
+        if "vocals" in pairs:
+            reference, estimate = (track.mixture - vocals for vocals in pairs["vocals"])
+            if _level(reference) >= QUIET:
+                pairs[ACCOMPANIMENT] = (reference, estimate)
         scored = [
             {
                 "track": track.name,
@@ -153,7 +166,7 @@ def evaluate(
                 "si_sdr": round(float(si_sdr(reference, estimate)), 3),
                 "mixture_sdr": round(float(sdr(reference, track.mixture)), 3),
                 "at_silence": energy_at_silence(reference, estimate, track.mixture),
-                **({"bss_sdr": medians[source]} if medians else {}),
+                **({"bss_sdr": medians[source]} if source in medians else {}),
             }
             for source, (reference, estimate) in pairs.items()
         ]
@@ -193,7 +206,7 @@ def summary(rows: list[dict[str, Any]]) -> dict[str, dict[str, float]]:
     The number of tracks, and the mean of everything but `bss_sdr`, whose custom is the median.
     """
     result: dict[str, dict[str, float]] = {}
-    for source in SOURCES:
+    for source in (*SOURCES, ACCOMPANIMENT):
         for key in ("sdr", "si_sdr", "mixture_sdr", "at_silence", "bss_sdr"):
             values = [r[key] for r in rows if r["source"] == source and r.get(key) is not None]
             if values:

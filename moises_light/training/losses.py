@@ -7,6 +7,7 @@ from collections.abc import Collection
 import torch
 from torch import Tensor, nn
 
+from moises_light.config import SOURCES
 from moises_light.model import MoisesLight
 from moises_light.stft import stft
 
@@ -92,6 +93,29 @@ def mae_loss(estimate: Tensor, target: Tensor) -> Tensor:
     return total
 
 
+def known_apart(mixture: Tensor, sources: Tensor) -> tuple[Tensor, Tensor]:
+    """Targets without NaN, and which sources are known apart only as a sum.
+
+    Sources that are NaN in an example get, each, what they add up to: the mixture less the others.
+
+    Shape:
+        `[B, C, L], [B, S, C, L] -> [B, S, C, L]` and, true where a source was NaN, `[B, S]`.
+    """
+    together = sources[:, :, 0, 0].isnan()
+    rest = mixture - sources.nan_to_num().sum(1)
+    return torch.where(together[..., None, None], rest[:, None], sources), together
+
+
+def join(estimates: Tensor, together: Tensor) -> Tensor:
+    """Estimates to compare with the targets of `known_apart`: summed where those are.
+
+    Shape: `[B, S, ...]`, `[B, S] -> [B, S, ...]`.
+    """
+    chosen = together.reshape(*together.shape, *[1] * (estimates.ndim - 2))
+    total = torch.where(chosen, estimates, 0.0).sum(1, keepdim=True)
+    return torch.where(chosen, total, estimates)
+
+
 class Objective(nn.Module):
     """Network and loss as one module, so that whatever wraps the training step wraps one call.
 
@@ -134,16 +158,28 @@ class Objective(nn.Module):
         self.register_buffer("band_weights", band_weights, persistent=False)
 
     def forward(self, mixture: Tensor, sources: Tensor) -> Tensor:
-        """Loss of every example and source. `[B, C, L], [B, S, C, L] -> [B, S]`."""
+        """Loss of every example and source. `[B, C, L], [B, S, C, L] -> [B, S]`.
+
+        Sources that are NaN in an example are known by their sum alone, which is the mixture less
+        the others; the loss of the sum of their estimates stands in the place of each. A network
+        that does not separate all sources cannot tell that sum: their loss is zero there.
+        """
+        sources, together = known_apart(mixture, sources)
+        losses = self._losses(mixture, sources, together)
+        if len(self.model.sources) < len(SOURCES):
+            losses = torch.where(together, 0.0, losses)
+        return losses
+
+    def _losses(self, mixture: Tensor, sources: Tensor, together: Tensor) -> Tensor:
         with torch.autocast(mixture.device.type, torch.bfloat16, enabled=self.bf16):
             if self.loss == "mae":
                 estimate = self.model(mixture)
-                return mae_loss(estimate.float(), sources)
+                return mae_loss(join(estimate.float(), together), sources)
             mixed = self.spectrum(mixture)
             masks = self.model.estimate_masks(mixed)
         target = self.spectrum(sources)
         mixed = mixed[:, None]
-        spectra = (masks * mixed - target, target, mixed)
+        spectra = (join(masks * mixed, together) - target, target, mixed)
         error, wanted, heard = (band_energies(x, self.bands) for x in spectra)
         whole = self.weighted(*(x.sum(-1, keepdim=True) for x in (error, wanted, heard)))
         if self.loss == "snr":

@@ -3,6 +3,9 @@
 An example is either one moment of one track, or each source from a track and a moment of its own;
 then gain, equaliser, room, speed, position and polarity are drawn for every source, some are left
 out, and what remains is added up. The mixture is that sum, exactly.
+
+Or it is a singer, or nobody, before a *backing*: real music whose drums, bass and other are not
+known apart. These three rows are then NaN; what they add up to is the mixture less the vocals.
 """
 
 from __future__ import annotations
@@ -25,11 +28,14 @@ from moises_light.training.augment import (
     reshape,
     round_trip,
 )
-from moises_light.training.corpus import BLOCK, KINDS, SILENCE, Corpus, Track
+from moises_light.training.corpus import BACKING, BLOCK, KINDS, SILENCE, Corpus, Track
 
-LEVELS = {"vocals": -20.0, "drums": -20.0, "bass": -21.0, "other": -22.0}
+LEVELS = {"vocals": -20.0, "drums": -20.0, "bass": -21.0, "other": -22.0, BACKING: -16.0}
 """Level in dB at which a source enters a mixture of strangers, before its random gain."""
 
+
+_IN_BACKING = [SOURCES.index(source) for source in SOURCES if source != "vocals"]
+"""Numbers of the sources that a backing holds together."""
 
 BRIGHT = ("vocals", "other")
 """Sources of which `MixingConfig.bright` raises the highs."""
@@ -40,7 +46,9 @@ class MixingConfig:
     """Shares and strengths of the draw.
 
     Args:
-        aligned: share of examples that are one moment of one track.
+        backings: share of examples with a backing, where the corpus has any.
+        sung: share of these in which somebody sings.
+        aligned: share of the other examples that are one moment of one track.
         kinds: weights of the kinds of track for aligned examples.
         remix_kinds: weights of the kinds for a source that is drawn on its own.
         drop: probability that a source is left out.
@@ -52,10 +60,13 @@ class MixingConfig:
         bright: share of pieces of vocals and other whose highs are raised, see `draw_shape`; of
             the examples that are not `flat`.
         codec: share of examples whose mixture, and only that, went through mp3 or AAC.
-        flat: share of aligned examples that stay as they were recorded, save for the level.
+        flat: share of aligned examples, and of backings, that stay as they were recorded, save for
+            the level.
         level: mean and deviation of the mixture's level in dB.
     """
 
+    backings: float = 0.25
+    sung: float = 0.75
     aligned: float = 0.55
     kinds: dict[str, float] = field(default_factory=lambda: {"song": 0.35, "band": 0.65})
     remix_kinds: dict[str, float] = field(
@@ -157,6 +168,8 @@ class MixtureDataset:
         }
         leads = [t for t in tracks if "lead" in t.tags and "other" in t.rows]
         self._leads = _shelf(leads, config.remix_kinds, "other")
+        backings = [t for t in tracks if BACKING in t.rows]
+        self._backings = _shelf(backings, {"backing": 1.0}, BACKING)
         if not self._single:
             raise ValueError(f"the corpus at {self.corpus.folder} holds no audio yet")
 
@@ -165,11 +178,13 @@ class MixtureDataset:
 
         Shape:
             mixture `[C, l]`, sources `[S, C, l]` in the order of `SOURCES`, float32;
-            `sources.sum(0)` is the mixture, unless a codec was drawn.
+            `sources.sum(0)` is the mixture, unless a codec was drawn. Before a backing all rows but
+            the vocals are NaN, and their sum is the mixture less the vocals.
         """
         rng = np.random.default_rng([self.seed, index])
+        with_backing = self._backings is not None and rng.random() < self.config.backings
         for _ in range(8):
-            sources = self._draw(rng)
+            sources = self._draw_backing(rng) if with_backing else self._draw(rng)
             mixture = sources.sum(axis=0)
             power = float(np.square(mixture).mean())
             if power > 1e-8:
@@ -178,6 +193,8 @@ class MixtureDataset:
         sources *= np.float32(gain)
         result = torch.from_numpy(sources)
         mixture = result.sum(0)
+        if with_backing:
+            result[_IN_BACKING] = torch.nan
         if rng.random() < self.config.codec:
             codec = CODECS[int(rng.integers(len(CODECS)))]
             mixture = torch.from_numpy(round_trip(mixture.numpy(), codec, rng.random()))
@@ -249,6 +266,32 @@ class MixtureDataset:
             out[number] *= np.float32(10 ** (relative / 20))
         return out
 
+    def _draw_backing(self, rng: np.random.Generator) -> np.ndarray:
+        """As `_draw`; the backing lies in the first of its rows, the others are silent."""
+        config = self.config
+        assert self._backings is not None
+        cutoff = float(rng.uniform(11000, 19000)) if rng.random() < config.dull else None
+        flat = rng.random() < config.flat
+        parts = [(_IN_BACKING[0], BACKING, self._backings)]
+        if rng.random() < config.sung and "vocals" in self._single:
+            parts.append((SOURCES.index("vocals"), "vocals", self._single["vocals"]))
+        chosen = [(number, row, shelf.draw(rng)) for number, row, shelf in parts]
+        cutoffs = [track.bandwidth for _, _, track in chosen if track.bandwidth]
+        cutoff = min([*cutoffs, *([cutoff] if cutoff else [])], default=None)
+        out = np.zeros((len(SOURCES), 2, self.segment_length), np.float32)
+        for number, row, track in chosen:
+            start = self._start(rng, track, (row,))
+            if flat and row == BACKING:
+                out[number] = self._plain(track, row, start, cutoff)
+            else:
+                speed = 1.0
+                if rng.random() < 0.5:
+                    speed = float(1 + rng.uniform(-config.speed, config.speed))
+                out[number] = self._varied(rng, track, row, start, speed, cutoff)
+            gain = LEVELS[row] - track.level[row] + float(np.clip(rng.normal(-0.5, 3.0), -12, 6))
+            out[number] *= np.float32(10 ** (gain / 20))
+        return out
+
     @staticmethod
     def _drop(
         rng: np.random.Generator, choices: dict[str, tuple[Track, int]], probability: float
@@ -307,14 +350,14 @@ class MixtureDataset:
         length = self.segment_length
         n, margin = piece_frame(length, speed)
         piece = self.corpus.read(track, source, start - margin, n)
-        room = 0.04 if source == "bass" else 0.15
+        room = 0.04 if source in ("bass", BACKING) else 0.15
         bright = self.config.bright if source in BRIGHT else 0.0
         shape = draw_shape(rng, room=room, cutoff=cutoff, bright=bright)
         piece = reshape(piece, shape, length)
         if rng.random() < 0.12:
             piece = drive(piece, float(rng.uniform(0.2, 1.0)))
         if rng.random() < 0.5:
-            low = source == "bass"
+            low = source in ("bass", BACKING)
             pan = float(rng.normal(0, 0.08 if low else 0.2))
             width = float(rng.uniform(0.5, 1.0 if low else 1.4))
             piece = place(piece, float(np.clip(pan, -0.7, 0.7)), width)
