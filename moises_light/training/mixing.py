@@ -65,7 +65,7 @@ class MixingConfig:
         level: mean and deviation of the mixture's level in dB.
     """
 
-    backings: float = 0.25
+    backings: float = 0.35
     sung: float = 0.75
     aligned: float = 0.55
     kinds: dict[str, float] = field(default_factory=lambda: {"song": 0.35, "band": 0.65})
