@@ -713,12 +713,21 @@ def test_the_card_has_both_floors_and_the_checkpoint_before() -> None:
         "commit": "abc",
         "run": json.loads(TrainConfig().to_json()),
     }
+    # the accompaniment joined later, and so did the set `backed`
+    for key, value in {"sdr": 7.5, "mixture_sdr": 4.0}.items():
+        card[key] = {**SCORED[key], "backed": {"vocals": value}}
+        card[key]["validation"] = {**SCORED[key]["validation"], "accompaniment": value}
+    card["at_silence"] = {**SCORED["at_silence"], "backed": {}}
     before = {
         "sdr": {"validation": {"vocals": 1.25}, "rendered": {"vocals": 2.25}},
         "mixture_sdr": {"validation": {"vocals": -4.1}, "rendered": {"vocals": -5.3}},
     }
     text = release.card_text("paper_small", card, before)
     assert "| vocals | 3.50 | 0 | -4.10 | 1.25 | -17.30 |" in text
+    assert "| accompaniment | 7.50 | 0 | 4.00 | - | - |" in text
+    assert "| vocals | 7.50 | 0 | 4.00 | - | - |" in text
+    assert text.index("## Validation") < text.index("## Backed: singers") < text.index("## Rend")
+    assert "## Backed" not in release.card_text("paper_small", {**card, **SCORED}, before)
     # another held-out split was rendered meanwhile, so there is nothing to compare with
     assert "| vocals | 2.90 | 0 | -5.20 | - | - |" in text
     assert "## Validation: whole songs that no training has heard (1 track)" in text

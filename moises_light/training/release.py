@@ -17,16 +17,17 @@ from typing import Any
 import torch
 
 from moises_light import weights
-from moises_light.config import SOURCES, configs
+from moises_light.config import configs
 from moises_light.model import MoisesLight
 from moises_light.separation import Separator
 from moises_light.terminal import exit_code
 from moises_light.training import evaluate
-from moises_light.training.corpus import Corpus, hours, read_licences
+from moises_light.training.corpus import ROWS, Corpus, hours, read_licences
 from moises_light.training.history import earlier_runs
 
 SETS = {
     "validation": "whole songs that no training has heard",
+    "backed": "singers that no training has heard before real music that none has heard",
     "rendered": "the held-out split of the corpus: instruments, singers and seeds of its own",
 }
 
@@ -36,7 +37,9 @@ Scores = dict[str, dict[str, dict[str, float]]]
 def score(
     model: MoisesLight, validation: Path, corpus: Path, segment: float, device: str = "cpu"
 ) -> Scores:
-    """Score the network on both sets: `{set: {source: {"sdr": ..., "mixture_sdr": ...}}}`.
+    """Score the network on all sets: `{set: {source: {"sdr": ..., "mixture_sdr": ...}}}`.
+
+    The set `backed` is left out where the corpus has none.
 
     Raises:
         ValueError: if there are no songs, or the corpus has no held-out split.
@@ -45,8 +48,11 @@ def score(
     Corpus(corpus, "heldout")  # what is missing is told before the work
     tracks = {
         "validation": evaluate.song_folders(validation),
+        "backed": evaluate.corpus_tracks(corpus, "backed"),
         "rendered": evaluate.corpus_tracks(corpus),
     }
+    if not (corpus / "backed").is_dir():
+        del tracks["backed"]
     return {
         name: evaluate.summary(evaluate.evaluate(of_set, separator))
         for name, of_set in tracks.items()
@@ -67,7 +73,7 @@ def make_card(card: Mapping[str, Any], scores: Scores, corpus: Path, notes: str)
             }
             for key in ("sdr", "mixture_sdr", "at_silence", "tracks")
         },
-        "hours": {s: round(hours(tracks, s), 2) for s in SOURCES},
+        "hours": {s: round(hours(tracks, s), 2) for s in ROWS},
         "licences": sorted(set().union(*licences.values())),
         "unlicensed": sorted(name for name, found in licences.items() if not found),
         "notes": notes,
@@ -102,6 +108,8 @@ def card_text(preset: str, card: Mapping[str, Any], previous: Mapping[str, Any] 
         "",
     ]
     for name, what in SETS.items():
+        if name not in card["sdr"]:
+            continue
         lines += [
             f"## {name.capitalize()}: {what}{_tracks_text(card.get('tracks', {}).get(name))}",
             "",
@@ -118,7 +126,7 @@ def card_text(preset: str, card: Mapping[str, Any], previous: Mapping[str, Any] 
                 f"| {_number(card['at_silence'][name].get(source))} |"
             )
         lines.append("")
-    hours_text = ", ".join(f"{source} {value:.1f}" for source, value in card["hours"].items())
+    hours_text = ", ".join(f"{row} {value:.1f}" for row, value in card["hours"].items() if value)
     lines += [
         "## Training",
         "",
@@ -137,9 +145,14 @@ def card_text(preset: str, card: Mapping[str, Any], previous: Mapping[str, Any] 
 
 
 def _same_tracks(card: Mapping[str, Any], previous: Mapping[str, Any], name: str) -> bool:
-    """Whether both were scored on the same tracks: what the mixture itself scores tells them."""
+    """Whether both were scored on the same tracks: what the mixture itself scores tells them.
+
+    Older cards have no score of the accompaniment.
+    """
     ours, theirs = (c.get("mixture_sdr", {}).get(name, {}) for c in (card, previous))
-    return ours.keys() == theirs.keys() and all(abs(ours[s] - theirs[s]) < 0.005 for s in ours)
+    if theirs.keys() | {evaluate.ACCOMPANIMENT} != ours.keys() | {evaluate.ACCOMPANIMENT}:
+        return False
+    return all(abs(ours[s] - theirs[s]) < 0.005 for s in ours.keys() & theirs.keys())
 
 
 def _run_text(card: Mapping[str, Any]) -> str:
