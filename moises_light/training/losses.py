@@ -102,8 +102,9 @@ def known_apart(mixture: Tensor, sources: Tensor) -> tuple[Tensor, Tensor]:
         `[B, C, L], [B, S, C, L] -> [B, S, C, L]` and, true where a source was NaN, `[B, S]`.
     """
     together = sources[:, :, 0, 0].isnan()
-    rest = mixture - sources.nan_to_num().sum(1)
-    return torch.where(together[..., None, None], rest[:, None], sources), together
+    known = sources.nan_to_num()
+    rest = mixture - known.sum(1)
+    return known + together[..., None, None] * rest[:, None], together
 
 
 def join(estimates: Tensor, together: Tensor) -> Tensor:
@@ -111,9 +112,10 @@ def join(estimates: Tensor, together: Tensor) -> Tensor:
 
     Shape: `[B, S, ...]`, `[B, S] -> [B, S, ...]`.
     """
-    chosen = together.reshape(*together.shape, *[1] * (estimates.ndim - 2))
-    total = torch.where(chosen, estimates, 0.0).sum(1, keepdim=True)
-    return torch.where(chosen, total, estimates)
+    # a small matrix for each example: a row of ones for the sum, one of the identity for the others
+    alone = torch.diag_embed((~together).to(estimates))
+    joint = (together[:, :, None] & together[:, None]).to(estimates)
+    return torch.einsum("b s t, b t ... -> b s ...", alone + joint, estimates)
 
 
 class Objective(nn.Module):
