@@ -307,6 +307,8 @@ def describe(folder: Path | str) -> str:
         used.update(name for track in tracks for name in track.material)
         for kind in KINDS:
             some = [track for track in tracks if track.kind == kind]
+            if not some:
+                continue
             row = "".join(f"{hours(some, source):>9.2f}" for source in ROWS)
             lines.append(f"{split + ' ' + kind:<18}{len(some):>7}{row}")
     lines += ["", "licence | source | authors | material"]
