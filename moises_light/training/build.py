@@ -97,7 +97,8 @@ def add_backings(corpus: Path, folder: Path, say: Say) -> None:
     already is left out.
 
     Raises:
-        ValueError: where the table or a file that it lists is missing or cannot be read.
+        ValueError: where the table is missing or lists no backing that is there, or a file cannot
+            be read.
     """
     done = known_names(corpus, "train")
     bank = banks.Bank(folder, held_out=False)
