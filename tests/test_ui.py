@@ -854,3 +854,13 @@ def test_the_page_builds_with_and_without_weights(checkpoints: Path, tmp_path: P
         demo = build_demo(folder)
         names = {f.api_name for f in demo.fns.values() if f.api_visibility == "public"}
         assert names == {"separate", "presets"}
+
+
+def test_the_table_of_weights_says_what_they_were_scored_on() -> None:
+    scores = {"validation": {"vocals": -4.25}, "backed": {"vocals": 5.5, "accompaniment": 9.5}}
+    preset = engines.Preset("tiny", "Tiny", 14_700.0, 1000, True, scores, {})
+    (*_, row) = words.table({"tiny": preset}).splitlines()
+    assert "SDR in dB on validation: vocals −4.2;" in row
+    assert "on unheard voices before unheard music: vocals 5.5, accompaniment 9.5" in row
+    (*_, row) = words.table({"tiny": replace(preset, available=False)}).splitlines()
+    assert "none yet" in row

@@ -169,6 +169,10 @@ def table(presets: dict[str, Preset]) -> str:
     return "\n".join(lines)
 
 
+SETS = {"backed": "unheard voices before unheard music"}
+"""Names of the sets that a card has scores of, where they do not speak for themselves."""
+
+
 def _scores(preset: Preset) -> str:
     """SDR as the weights' card has it, in words that claim no more."""
     parts = []
@@ -179,5 +183,6 @@ def _scores(preset: Preset) -> str:
             if isinstance(value, int | float)
         )
         if numbers:
-            parts.append(f"SDR in dB on {name}: {numbers}".replace("-", "−"))
+            where = SETS.get(name, name)
+            parts.append(f"SDR in dB on {where}: {numbers}".replace("-", "−"))
     return "; ".join(parts) if parts else "there; not scored yet"
