@@ -1,0 +1,223 @@
+"""A corpus small enough to carry to a machine that cannot fetch it.
+
+    python -m moises_light.training.pack CORPUS PACKS --mebibytes 28 --parts 4
+    python -m moises_light.training.pack --unpack PACKS CORPUS --jobs 16
+
+cuts the training tracks into pieces, codes every row in Opus at about 30 kbit/s and gathers them in
+files `part-0.tar`, `part-1.tar`, ... of at most that size. Every part holds some of each kind of
+track, so that any of them will do. Unpacked they are a corpus as `build` makes it. A row that was
+coded is not what it was, but mixtures are still the exact sums of what training hears.
+"""
+
+from __future__ import annotations
+
+import argparse
+import io
+import json
+import tarfile
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import soundfile
+import soxr
+
+from moises_light.terminal import exit_code
+from moises_light.training.corpus import (
+    KINDS,
+    SAMPLE_RATE,
+    Corpus,
+    Track,
+    name_seed,
+    read_licences,
+    write_licences,
+    write_track,
+)
+
+SHARES = {"song": 0.15, "band": 0.4, "bank": 0.15, "backing": 0.3}
+"""Share of the bytes that each kind of track gets, as far as there is enough of it."""
+
+OPUS_RATE = 48000
+"""Opus knows no 44.1 kHz."""
+
+LEVEL = 0.95
+"""How much to compress, from 0 to 1: 24 kbit/s for voices, 40 for drums. Above it highs suffer."""
+
+
+def encode(audio: np.ndarray) -> bytes:
+    """`[C, L]` at 44.1 kHz as Ogg Opus."""
+    out = io.BytesIO()
+    resampled = soxr.resample(audio.T, SAMPLE_RATE, OPUS_RATE)
+    soundfile.write(
+        out, resampled, OPUS_RATE, format="OGG", subtype="OPUS", compression_level=LEVEL
+    )
+    return out.getvalue()
+
+
+def decode(content: bytes, frames: int) -> np.ndarray:
+    """What `encode` made, `[C, frames]`."""
+    audio, rate = soundfile.read(io.BytesIO(content), dtype="float32", always_2d=True)
+    back = soxr.resample(audio, rate, SAMPLE_RATE).T[:, :frames]
+    return np.pad(back, ((0, 0), (0, frames - back.shape[1])))
+
+
+Piece = tuple[Track, int, int]
+"""A track, where the piece begins in it, and its length, both in samples."""
+
+
+def pieces(tracks: Iterable[Track], seconds: float, seed: int) -> dict[str, list[Piece]]:
+    """The pieces of each kind of track, in an order drawn by the seed.
+
+    A track gives pieces of `seconds`; what is left at its end joins the last one if it is shorter
+    than half of that.
+    """
+    length = int(seconds * SAMPLE_RATE)
+    found: dict[str, list[Piece]] = {kind: [] for kind in KINDS}
+    for track in sorted(tracks, key=lambda t: t.name):
+        starts = range(0, max(1, track.frames - length // 2), length) if track.rows else ()
+        ends = [*starts[1:], track.frames]
+        found[track.kind] += [(track, a, b - a) for a, b in zip(starts, ends, strict=False)]
+    rng = name_seed(seed, "pack")
+    return {kind: [some[k] for k in rng.permutation(len(some))] for kind, some in found.items()}
+
+
+def pack(
+    corpus: Corpus, out: Path, mebibytes: float, parts: int, seconds: float = 30.0, seed: int = 0
+) -> list[Path]:
+    """Write the parts; fewer where the corpus ends before.
+
+    Raises:
+        ValueError: if not one piece fits into a part.
+    """
+    waiting = pieces(corpus.tracks, seconds, seed)
+    used = dict.fromkeys(KINDS, 0)
+    out.mkdir(parents=True, exist_ok=True)
+    room = int(mebibytes * 2**20)
+    licences = json.dumps(read_licences(corpus.folder.parent)).encode()
+    written: list[Path] = []
+    for number in range(parts):
+        if not any(waiting.values()):
+            break
+        path, before = out / f"part-{number}.tar", sum(used.values())
+        with tarfile.open(path, "w") as archive:
+            _add(archive, "licences.json", licences)
+            while any(waiting.values()):
+                kind = min((k for k in KINDS if waiting[k]), key=lambda k: used[k] / SHARES[k])
+                members = _members(corpus, *waiting[kind][-1])
+                size = sum(len(content) + 1024 for content in members.values())
+                if archive.offset + size + 10240 > room:
+                    break
+                waiting[kind].pop()
+                used[kind] += size
+                for name, content in members.items():
+                    _add(archive, name, content)
+        if sum(used.values()) == before:
+            path.unlink()
+            raise ValueError(
+                f"{mebibytes:g} MiB hold not one piece of {seconds:g} s; allow more or cut shorter"
+            )
+        written.append(path)
+    return written
+
+
+def _members(corpus: Corpus, track: Track, start: int, frames: int) -> dict[str, bytes]:
+    """The files of one piece: what describes it, and its rows."""
+    name = f"{track.name}-{start // SAMPLE_RATE}"
+    about = {
+        "kind": track.kind,
+        "frames": frames,
+        "present": track.present,
+        "bandwidth": track.bandwidth,
+        "material": track.material,
+        "tags": track.tags,
+        "rows": track.rows,
+    }
+    coded = {
+        f"{name}/{row}.opus": encode(corpus.read(track, row, start, frames)) for row in track.rows
+    }
+    return {f"{name}/track.json": json.dumps(about).encode(), **coded}
+
+
+def _add(archive: tarfile.TarFile, name: str, content: bytes) -> None:
+    member = tarfile.TarInfo(name)
+    member.size = len(content)
+    archive.addfile(member, io.BytesIO(content))
+
+
+def unpack(packs: Path, corpus: Path, jobs: int = 1) -> int:
+    """Make a corpus of all parts in a folder, in several processes; returns its tracks.
+
+    What the corpus has already is left out, so parts may come one after another.
+
+    Raises:
+        ValueError: if the folder holds no part.
+    """
+    parts = sorted(packs.glob("part-*.tar"))
+    if not parts:
+        raise ValueError(f"{packs} holds no part-*.tar; make some with this command")
+    done: set[str] = set()
+    if (corpus / "train" / "index.jsonl").is_file():
+        done = {track.name for track in Corpus(corpus).tracks}
+    new = (found for part in parts for found in _read(part, corpus) if found[0] not in done)
+    if jobs == 1:
+        return sum(_write(corpus, *found) for found in new)
+    with ProcessPoolExecutor(jobs) as pool:
+        return sum(f.result() for f in [pool.submit(_write, corpus, *found) for found in new])
+
+
+def _read(part: Path, corpus: Path) -> Iterator[tuple[str, dict[str, Any], dict[str, bytes]]]:
+    """Name, description and coded rows of each piece of a part."""
+    with tarfile.open(part) as archive:
+        contents: dict[str, dict[str, bytes]] = {}
+        for member in archive:
+            file = archive.extractfile(member)
+            content = file.read() if file else b""
+            if member.name == "licences.json":
+                write_licences(corpus, {tuple(row) for row in json.loads(content)})
+                continue
+            name, _, leaf = member.name.rpartition("/")
+            contents.setdefault(name, {})[leaf] = content
+        for name, files in contents.items():
+            about = json.loads(files["track.json"])
+            yield name, about, {row: files[f"{row}.opus"] for row in about.pop("rows")}
+
+
+def _write(corpus: Path, name: str, about: dict[str, Any], coded: dict[str, bytes]) -> int:
+    frames = about.pop("frames")
+    stems = {row: decode(content, frames) for row, content in coded.items()}
+    kind = about.pop("kind")
+    write_track(corpus, "train", name, kind, stems, **about)
+    return 1
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(
+        prog="python -m moises_light.training.pack",
+        description="Pack the training tracks of a corpus into small files, or unpack these.",
+    )
+    parser.add_argument("source", type=Path, help="corpus, or with --unpack a folder of parts")
+    parser.add_argument("target", type=Path, help="folder of parts, or with --unpack a corpus")
+    parser.add_argument("--unpack", action="store_true")
+    parser.add_argument("--mebibytes", type=float, default=28.0, help="largest size of a part")
+    parser.add_argument("--parts", type=int, default=1)
+    parser.add_argument("--seconds", type=float, default=30.0, help="of a piece of a track")
+    parser.add_argument("--seed", type=int, default=0, help="another one packs other pieces")
+    parser.add_argument("--jobs", type=int, default=1, help="processes that unpack")
+    options = parser.parse_args(arguments)
+    if options.unpack:
+        print(f"{unpack(options.source, options.target, options.jobs)} tracks")
+        return 0
+    corpus = Corpus(options.source)
+    for path in pack(
+        *(corpus, options.target, options.mebibytes, options.parts),
+        seconds=options.seconds,
+        seed=options.seed,
+    ):
+        print(f"{path}  {path.stat().st_size / 2**20:.1f} MiB")
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(exit_code(main))

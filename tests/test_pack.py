@@ -1,0 +1,81 @@
+"""A corpus coded small and made again."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from tiny_material import RATE, tone
+
+from moises_light.config import SOURCES
+from moises_light.training import pack
+from moises_light.training.corpus import BACKING, Corpus, read_licences, write_licences, write_track
+from moises_light.training.mixing import MixtureDataset
+
+
+def chord(*pitches: float, seconds: float) -> np.ndarray:
+    return sum((tone(p, seconds, level=0.2) for p in pitches), np.zeros((2, 1), np.float32))
+
+
+@pytest.fixture
+def corpus(tmp_path: Path) -> Corpus:
+    """A band of five seconds without drums, and a backing of two."""
+    stems = {s: chord(110 * 2**k, seconds=5.0) for k, s in enumerate(SOURCES) if s != "drums"}
+    folder = tmp_path / "corpus"
+    write_track(
+        *(folder, "train", "band-0000", "band", stems),
+        present=SOURCES,
+        material=["somebody"],
+        tags=["lead", "funk"],
+    )
+    music = {BACKING: chord(220, 330, seconds=2.0)}
+    write_track(folder, "train", "theme", "backing", music, bandwidth=9000.0)
+    write_licences(folder, {("somebody", "tests", "A. Tester", "CC0-1.0")})
+    return Corpus(folder)
+
+
+@pytest.mark.parametrize("jobs", [1, 2])
+def test_a_packed_corpus_comes_back(tmp_path: Path, corpus: Corpus, jobs: int) -> None:
+    (part,) = pack.pack(corpus, tmp_path / "packs", 1.0, parts=3, seconds=2.0)
+    assert part.stat().st_size < 2**20
+    again = tmp_path / "again"
+    assert pack.unpack(tmp_path / "packs", again, jobs) == 3
+    tracks = {track.name: track for track in Corpus(again).tracks}
+    # five seconds are one piece of two and one of three, since the last second is too short
+    assert {name: t.frames / RATE for name, t in tracks.items()} == {
+        "band-0000-0": 2.0,
+        "band-0000-2": 3.0,
+        "theme-0": 2.0,
+    }
+    before = {track.name: track for track in corpus.tracks}
+    for name, start in (("band-0000", 0), ("band-0000", 2), ("theme", 0)):
+        old, new = before[name], tracks[f"{name}-{start}"]
+        assert (new.kind, new.rows, new.present) == (old.kind, old.rows, old.present)
+        assert (new.material, new.tags, new.bandwidth) == (old.material, old.tags, old.bandwidth)
+        for row in old.rows:
+            was = corpus.read(old, row, start * RATE, new.frames)
+            now = Corpus(again).read(new, row, 0, new.frames)
+            error = np.square(now - was).mean() / np.square(was).mean()
+            assert 10 * np.log10(error) < -15  # coded, and in its place to the sample
+    assert read_licences(again) == read_licences(corpus.folder.parent)
+    # what is there already is not made again
+    assert pack.unpack(tmp_path / "packs", again, jobs) == 0
+    MixtureDataset(again, segment_length=RATE).draw(0)
+
+
+def test_parts_are_no_larger_than_asked_and_share_no_piece(tmp_path: Path, corpus: Corpus) -> None:
+    size = 60_000 / 2**20
+    parts = pack.pack(corpus, tmp_path / "packs", size, parts=9, seconds=1.0)
+    assert len(parts) > 1
+    assert all(part.stat().st_size <= 60_000 for part in parts)
+    assert pack.unpack(tmp_path / "packs", tmp_path / "again") == 7
+    fewer = pack.pack(corpus, tmp_path / "fewer", size, parts=1, seconds=1.0)
+    assert len(fewer) == 1
+
+
+def test_what_cannot_be_packed_or_unpacked_is_told(tmp_path: Path, corpus: Corpus) -> None:
+    with pytest.raises(ValueError, match="hold not one piece of 30 s"):
+        pack.main([str(corpus.folder.parent), str(tmp_path / "packs"), "--mebibytes", "0.02"])
+    with pytest.raises(ValueError, match=r"holds no part-\*\.tar"):
+        pack.main(["--unpack", str(tmp_path), str(tmp_path / "again")])
