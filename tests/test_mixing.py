@@ -303,3 +303,13 @@ def test_a_backing_is_no_source_of_other_examples(backed):
         _, sources = dataset.draw(index)
         assert sources.isfinite().all()
         assert not sources[1:].any()
+
+
+def test_without_av_examples_go_through_mp3_alone(folder, monkeypatch):
+    monkeypatch.setattr(augment.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(augment, "_through_aac", None)
+    dataset = MixtureDataset(folder, "train", LENGTH, config=MixingConfig(codec=1))
+    for index in range(8):
+        mixture, sources = dataset.draw(index)
+        assert mixture.isfinite().all()
+        assert not torch.equal(mixture, sources.sum(0))

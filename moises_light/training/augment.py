@@ -6,6 +6,7 @@ an equaliser and sometimes a room, and transformed back at another length, which
 
 from __future__ import annotations
 
+import importlib.util
 import io
 from dataclasses import dataclass
 
@@ -177,6 +178,7 @@ def drive(piece: np.ndarray, amount: float) -> np.ndarray:
 
 
 CODECS = ("mp3", "aac")
+"""What `round_trip` knows; AAC needs the package `av`."""
 AAC_DELAY = 1024
 """Samples that an AAC encoder puts before the first."""
 
@@ -195,6 +197,11 @@ def round_trip(audio: np.ndarray, codec: str, quality: float) -> np.ndarray:
         raise ValueError(f"codec={codec!r}; choose one of {', '.join(CODECS)}")
     length = audio.shape[1]
     return np.pad(decoded, ((0, 0), (0, max(0, length - decoded.shape[1]))))[:, :length]
+
+
+def codecs() -> tuple[str, ...]:
+    """Those of `CODECS` that work here: a machine that only trains may lack `av`."""
+    return CODECS if importlib.util.find_spec("av") else ("mp3",)
 
 
 def _through_mp3(audio: np.ndarray, compression: float) -> np.ndarray:

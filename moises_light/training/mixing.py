@@ -19,8 +19,8 @@ import torch
 
 from moises_light.config import SOURCES
 from moises_light.training.augment import (
-    CODECS,
     Shape,
+    codecs,
     draw_shape,
     drive,
     piece_frame,
@@ -59,7 +59,8 @@ class MixingConfig:
         dull: share of examples that end between 11 and 19 kHz, as lossy uploads do.
         bright: share of pieces of vocals and other whose highs are raised, see `draw_shape`; of
             the examples that are not `flat`.
-        codec: share of examples whose mixture, and only that, went through mp3 or AAC.
+        codec: share of examples whose mixture, and only that, went through mp3 or, where the
+            package `av` is there, AAC.
         flat: share of aligned examples, and of backings, that stay as they were recorded, save for
             the level.
         level: mean and deviation of the mixture's level in dB.
@@ -146,6 +147,7 @@ class MixtureDataset:
         self.segment_length = segment_length
         self.seed = seed
         self.config = config or MixingConfig()
+        self._codecs = codecs()
         self._sort()
 
     def rescan(self) -> int:
@@ -196,7 +198,7 @@ class MixtureDataset:
         if with_backing:
             result[_IN_BACKING] = torch.nan
         if rng.random() < self.config.codec:
-            codec = CODECS[int(rng.integers(len(CODECS)))]
+            codec = self._codecs[int(rng.integers(len(self._codecs)))]
             mixture = torch.from_numpy(round_trip(mixture.numpy(), codec, rng.random()))
         return mixture, result
 

@@ -3,7 +3,7 @@
     python -m moises_light.training.pack CORPUS PACKS --mebibytes 28 --parts 4
     python -m moises_light.training.pack --unpack PACKS CORPUS --jobs 16
 
-cuts the training tracks into pieces, codes every row in Opus at about 30 kbit/s and gathers them in
+cuts the training tracks into pieces, codes every row in Opus at about 35 kbit/s and gathers them in
 files `part-0.tar`, `part-1.tar`, ... of at most that size. Every part holds some of each kind of
 track, so that any of them will do. Unpacked they are a corpus as `build` makes it. A row that was
 coded is not what it was, but mixtures are still the exact sums of what training hears.
