@@ -196,6 +196,12 @@ def test_sources_that_are_not_known_apart_count_by_their_sum(loss: str) -> None:
     torch.testing.assert_close(even, uneven, rtol=1e-4, atol=1e-5)
     assert even.isfinite().all()
     assert even[1] == even[2] == even[3]
+    # the sum counts once, as the same two sources do where both are known apart
+    model.truth = torch.zeros(1, 4, 1, 1, 128, 2)
+    model.truth[0, 0], model.truth[0, 1] = 0.4, 0.6
+    apart = objective(vocals + rest, torch.stack([vocals, rest, 0 * rest, 0 * rest], 1))[0]
+    torch.testing.assert_close(even[1:].sum(), apart[1], rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(even[0], apart[0], rtol=1e-4, atol=1e-5)
     # the rest itself as the only source, silence for the vocals: worse for both by what is lost
     assert (losses(0.0, 0.2, 0.2, 0.2) > even).tolist() == [True, False, False, False]
     assert (losses(0.4, 0.2, 0.0, 0.0) > even).tolist() == [False, True, True, True]
@@ -215,11 +221,11 @@ def test_a_network_of_some_sources_learns_no_sum_that_it_cannot_tell() -> None:
 
 
 def test_backings_are_learnt_from(tmp_path: Path) -> None:
-    """Gradients of an example before a backing are finite and reach every head."""
+    """Gradients of a batch in which one example has a backing are finite and reach every head."""
     torch.manual_seed(0)
     model = MoisesLight(**{**TINY, "freq_dim": 256}).train()
-    mixture, sources = (t[None].clone() for t in Tones(128 * 63).draw(0))
-    sources[:, 1:] = torch.nan
+    mixture, sources = (t[None].repeat_interleave(2, 0) for t in Tones(128 * 63).draw(0))
+    sources[0, 1:] = torch.nan
     Objective(model, "bands", bf16=False)(mixture, sources).mean().backward()
     gradients = [p.grad for p in model.parameters() if p.grad is not None]
     assert gradients

@@ -163,14 +163,16 @@ class Objective(nn.Module):
         """Loss of every example and source. `[B, C, L], [B, S, C, L] -> [B, S]`.
 
         Sources that are NaN in an example are known by their sum alone, which is the mixture less
-        the others; the loss of the sum of their estimates stands in the place of each. A network
-        that does not separate all sources cannot tell that sum: their loss is zero there.
+        the others. The loss of the sum of their estimates counts once: it is shared out evenly
+        among them. Were it to count for each, what vocals take from the rest would cost three times
+        what they lack, and the network would learn to keep them quiet. A network that does not
+        separate all sources cannot tell that sum: their loss is zero there.
         """
         sources, together = known_apart(mixture, sources)
         losses = self._losses(mixture, sources, together)
         if len(self.model.sources) < len(SOURCES):
-            losses = torch.where(together, 0.0, losses)
-        return losses
+            return torch.where(together, 0.0, losses)
+        return losses / torch.where(together, together.sum(1, keepdim=True), 1)
 
     def _losses(self, mixture: Tensor, sources: Tensor, together: Tensor) -> Tensor:
         with torch.autocast(mixture.device.type, torch.bfloat16, enabled=self.bf16):
