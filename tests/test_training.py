@@ -808,7 +808,7 @@ def test_a_grafted_start_and_the_weight_of_highs_are_told(tmp_path: Path) -> Non
         run(TrainConfig(frames=16, batch_size=2, steps=2, bf16=False), tmp_path / "first")
     )
     start = tmp_path / "start.safetensors"
-    card = {**first.metadata["card"], "grafted": "two features"}
+    card = {**first.metadata["card"], "grafted": "two features", "averaged": "with itself"}
     weights.save(MoisesLight(**TINY), start, {"card": card})
     config = TrainConfig(
         frames=16,
@@ -822,7 +822,8 @@ def test_a_grafted_start_and_the_weight_of_highs_are_told(tmp_path: Path) -> Non
     )
     card = weights.load(run(config, tmp_path / "second")).metadata["card"]
     text = release.card_text("paper_small", {**SCORED, **card}, None)
-    assert re.search("first `paper_small`, 2 steps .*; then grafted: two features\n", text)
+    told = "; then grafted: two features; then averaged: with itself\n"
+    assert re.search(f"first `paper_small`, 2 steps .*{told}", text)
     assert re.search("`paper_small`, 1 steps .*, the highs of vocals and other 3\\)", text)
     del card["run"]["highs_of"]  # as runs were that knew no other choice
     text = release.card_text("paper_small", {**SCORED, **card}, None)

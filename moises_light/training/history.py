@@ -7,7 +7,10 @@ from typing import Any
 
 from moises_light import weights
 
-KEPT = ("steps", "examples", "seconds", "seed", "commit", "run", "removed", "pruned", "grafted")
+KEPT = (
+    *("steps", "examples", "seconds", "seed", "commit", "run"),
+    *("removed", "pruned", "grafted", "averaged"),
+)
 """What is told of an earlier run, where its card has it."""
 
 

@@ -171,6 +171,7 @@ def _run_text(card: Mapping[str, Any]) -> str:
         + (f"; then without {_blocks_text(card['removed'])}" if "removed" in card else "")
         + (f"; then pruned to `G={card['pruned']}`" if "pruned" in card else "")
         + (f"; then grafted: {card['grafted']}" if "grafted" in card else "")
+        + (f"; then averaged: {card['averaged']}" if "averaged" in card else "")
     )
 
 
