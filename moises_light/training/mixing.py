@@ -272,14 +272,14 @@ class MixtureDataset:
         """As `_draw`; the backing lies in the first of its rows, the others are silent."""
         config = self.config
         assert self._backings is not None
-        cutoff = float(rng.uniform(11000, 19000)) if rng.random() < config.dull else None
+        cutoffs = [float(rng.uniform(11000, 19000))] if rng.random() < config.dull else []
         flat = rng.random() < config.flat
         parts = [(_IN_BACKING[0], BACKING, self._backings)]
         if rng.random() < config.sung and "vocals" in self._single:
             parts.append((SOURCES.index("vocals"), "vocals", self._single["vocals"]))
         chosen = [(number, row, shelf.draw(rng)) for number, row, shelf in parts]
-        cutoffs = [track.bandwidth for _, _, track in chosen if track.bandwidth]
-        cutoff = min([*cutoffs, *([cutoff] if cutoff else [])], default=None)
+        cutoffs += [track.bandwidth for _, _, track in chosen if track.bandwidth]
+        cutoff = min(cutoffs, default=None)
         out = np.zeros((len(SOURCES), 2, self.segment_length), np.float32)
         for number, row, track in chosen:
             start = self._start(rng, track, (row,))
