@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import pickle
 import runpy
+import shutil
 import sys
 import weakref
 from pathlib import Path
@@ -330,6 +331,21 @@ def test_songs_and_validation_are_no_bank_material(bank_folder):
     paths = {sample.path for samples in both for sample in samples}
     assert len(paths) == len(FILES) - 2
     assert not any(path.startswith(("songs/", "validation/")) for path in paths)
+
+
+def test_a_bank_tells_how_many_of_its_files_are_missing(bank_folder, tmp_path, caplog):
+    table = (bank_folder / "LICENSES.tsv").read_text()
+    paths = [line.split("\t")[0] for line in table.splitlines()[1:]]
+    kept = next(path for path in paths if path.startswith("bass/growlybass"))
+    (tmp_path / kept).parent.mkdir(parents=True)
+    shutil.copy(bank_folder / kept, tmp_path / kept)
+    (tmp_path / "LICENSES.tsv").write_text(table)
+    banks.Bank(bank_folder, held_out=False)
+    assert not caplog.messages
+    assert [s.path for s in banks.Bank(tmp_path, held_out=False).samples] == [kept]
+    others = [p for p in paths if p != kept and not p.startswith(("songs/", "validation/"))]
+    assert f"lacks {len(others)} of the files" in caplog.text
+    assert others[0] in caplog.text
 
 
 def test_notes_are_played_at_their_pitch(bank_folder):

@@ -8,6 +8,7 @@ What begins with one of `HELD_OUT` is kept from training and makes the held-out 
 from __future__ import annotations
 
 import csv
+import logging
 import re
 from collections import OrderedDict
 from collections.abc import Iterable, Sequence
@@ -66,6 +67,7 @@ OCTAVES = {
 """Semitones between the note in a file's name and the one it sounds, by measurement."""
 
 LOUDNESS = {"ppp": 1, "pp": 2, "p": 3, "mp": 4, "mf": 5, "f": 6, "ff": 7, "fff": 8}
+_log = logging.getLogger(__name__)
 _NOTE = re.compile(r"(?:^|[_\-])([a-gA-G])([b#s]?)(-?\d)(?=$|[^0-9])")
 _STEPS = {"c": 0, "d": 2, "e": 4, "f": 5, "g": 7, "a": 9, "b": 11}
 
@@ -116,6 +118,7 @@ class Bank:
         if not table.is_file():
             raise ValueError(f"{self.folder} holds no LICENSES.tsv; name the folder of the banks")
         self.samples: list[Sample] = []
+        missing: list[str] = []
         with open(table, newline="", encoding="utf-8") as file:
             for row in csv.DictReader(file, delimiter="\t", quoting=csv.QUOTE_NONE):
                 path = row["path"]
@@ -123,6 +126,7 @@ class Bank:
                 if path.startswith(("songs/", "validation/")):
                     continue
                 if not (self.folder / path).is_file():
+                    missing.append(path)
                     continue
                 sample = Sample(
                     path=path,
@@ -134,6 +138,14 @@ class Bank:
                 )
                 if sample.held_out == held_out:
                     self.samples.append(sample)
+        if missing:
+            _log.warning(
+                "%s lacks %d of the files that its LICENSES.tsv lists, such as %s; "
+                "the others are used",
+                self.folder,
+                len(missing),
+                missing[0],
+            )
         self._room = room
         self._kept: OrderedDict[str, np.ndarray] = OrderedDict()
         self._size = 0

@@ -34,7 +34,7 @@ from moises_light.training.corpus import (
     write_licences,
     write_track,
 )
-from moises_light.training.songs import find_songs, read_song
+from moises_light.training.songs import find_songs, fit, read_song
 
 _log = logging.getLogger(__name__)
 
@@ -155,11 +155,6 @@ def add_backed(corpus: Path, folder: Path, bank: banks.Bank, seed: int, say: Say
 
 BACKED_SECONDS = 30
 """Longest track of the split `backed`."""
-
-
-def fit(piece: np.ndarray, length: int) -> np.ndarray:
-    """Cut, or end in silence, to `length` samples: `[C, L] -> [C, length]`."""
-    return np.pad(piece[:, :length], ((0, 0), (0, max(0, length - piece.shape[1]))))
 
 
 def _backing_name(sample: banks.Sample) -> str:

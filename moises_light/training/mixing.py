@@ -217,9 +217,7 @@ class MixtureDataset:
         negative = rng.random() < config.negatives
         aligned = self._whole is not None and rng.random() < config.aligned
         flat = aligned and rng.random() < config.flat
-        speed = 1.0
-        if not flat and rng.random() < 0.5:
-            speed = float(1 + rng.uniform(-config.speed, config.speed))
+        speed = 1.0 if flat else self._speed(rng)
         choices: dict[str, tuple[Track, int]] = {}
         home: Track | None = None
         if aligned:
@@ -259,9 +257,7 @@ class MixtureDataset:
                 out[number] = self._plain(track, source, start, cutoff)
             else:
                 if not aligned:
-                    speed = 1.0
-                    if rng.random() < 0.5:
-                        speed = float(1 + rng.uniform(-config.speed, config.speed))
+                    speed = self._speed(rng)
                 out[number] = self._varied(rng, track, source, start, speed, cutoff)
                 spread = 2.5 if aligned else 3.5
                 relative += float(np.clip(rng.normal(-0.5, spread), -12, 6))
@@ -286,10 +282,7 @@ class MixtureDataset:
             if flat and row == BACKING:
                 out[number] = self._plain(track, row, start, cutoff)
             else:
-                speed = 1.0
-                if rng.random() < 0.5:
-                    speed = float(1 + rng.uniform(-config.speed, config.speed))
-                out[number] = self._varied(rng, track, row, start, speed, cutoff)
+                out[number] = self._varied(rng, track, row, start, self._speed(rng), cutoff)
             gain = LEVELS[row] - track.level[row] + float(np.clip(rng.normal(-0.5, 3.0), -12, 6))
             out[number] *= np.float32(10 ** (gain / 20))
         return out
@@ -303,6 +296,12 @@ class MixtureDataset:
         if not any(stay.values()):
             stay[list(choices)[int(rng.integers(len(choices)))]] = True
         return {source: choice for source, choice in choices.items() if stay[source]}
+
+    def _speed(self, rng: np.random.Generator) -> float:
+        """A ratio of speed and pitch; half of the pieces keep theirs."""
+        if rng.random() >= 0.5:
+            return 1.0
+        return float(1 + rng.uniform(-self.config.speed, self.config.speed))
 
     def _start(self, rng: np.random.Generator, track: Track, sources: tuple[str, ...]) -> int:
         """A moment to begin at, nearly always one where the sources play.

@@ -35,6 +35,7 @@ from moises_light.training.corpus import (
     write_licences,
     write_track,
 )
+from moises_light.training.songs import fit
 
 SHARES = {"song": 0.15, "band": 0.4, "bank": 0.15, "backing": 0.3}
 """Share of the bytes that each kind of track gets, as far as there is enough of it."""
@@ -59,8 +60,7 @@ def encode(audio: np.ndarray) -> bytes:
 def decode(content: bytes, frames: int) -> np.ndarray:
     """What `encode` made, `[C, frames]`."""
     audio, rate = soundfile.read(io.BytesIO(content), dtype="float32", always_2d=True)
-    back = soxr.resample(audio, rate, SAMPLE_RATE).T[:, :frames]
-    return np.pad(back, ((0, 0), (0, frames - back.shape[1])))
+    return fit(soxr.resample(audio, rate, SAMPLE_RATE).T, frames)
 
 
 Piece = tuple[Track, int, int]

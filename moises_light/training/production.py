@@ -17,6 +17,7 @@ from moises_light.training import effects
 from moises_light.training.bands import Score, pick
 from moises_light.training.banks import fade, mix_in, repitch
 from moises_light.training.corpus import SAMPLE_RATE
+from moises_light.training.songs import fit
 
 WINDOW = 1024
 """Samples of the transform behind filters that move."""
@@ -44,8 +45,7 @@ def filtered(audio: np.ndarray, response: Response) -> np.ndarray:
         nperseg=WINDOW,
         noverlap=WINDOW - hop,
     )
-    n = audio.shape[1]
-    return np.pad(out, ((0, 0), (0, max(0, n - out.shape[1]))))[:, :n].astype(np.float32)
+    return fit(out, audio.shape[1]).astype(np.float32)
 
 
 @dataclass(frozen=True)

@@ -152,6 +152,11 @@ def to_stereo(sample: np.ndarray) -> np.ndarray:
     return np.repeat(sample, 2, axis=0) if len(sample) == 1 else sample[:2]
 
 
+def fit(piece: np.ndarray, length: int) -> np.ndarray:
+    """Cut, or end in silence, to `length` samples: `[C, L] -> [C, length]`."""
+    return np.pad(piece[:, :length], ((0, 0), (0, max(0, length - piece.shape[1]))))
+
+
 def read_stream(path: Path, number: int) -> np.ndarray:
     """Audio stream `number` of a `.stem.mp4`: 0 is the mixture. `[2, L]`.
 
@@ -190,7 +195,7 @@ def read_song(path: Path, song: Song) -> dict[str, np.ndarray]:
         parts = {s: [audio.load(f).numpy() for f in files] for s, files in song.files.items()}
         stems = {source: add(pieces) for source, pieces in parts.items()}
     frames = max(stem.shape[1] for stem in stems.values())
-    return {s: np.pad(a, ((0, 0), (0, frames - a.shape[1]))) for s, a in stems.items()}
+    return {s: fit(a, frames) for s, a in stems.items()}
 
 
 def read_mixture(path: Path, song: Song) -> np.ndarray | None:
