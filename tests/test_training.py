@@ -9,22 +9,24 @@ import re
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from dataclasses import fields, replace
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
 import soundfile as sf
 import torch
 
-from moises_light import MoisesLight, cli, weights
+from moises_light import MoisesLight, cli, configs, weights
 from moises_light.config import SOURCES, Config
 from moises_light.separation import Separator
 from moises_light.training import cli as training_cli
 from moises_light.training import evaluate, loop, mixing, prune, release
 from moises_light.training.config import TrainConfig
-from moises_light.training.corpus import write_licences
+from moises_light.training.corpus import write_licences, write_track
 from moises_light.training.losses import (
     Objective,
     band_energies,
@@ -728,19 +730,19 @@ def test_the_card_has_both_floors_and_the_checkpoint_before() -> None:
         "sdr": {"validation": {"vocals": 1.25}, "rendered": {"vocals": 2.25}},
         "mixture_sdr": {"validation": {"vocals": -4.1}, "rendered": {"vocals": -5.3}},
     }
-    text = release.card_text("paper_small", card, before)
+    text = release.card_text("paper_small", {**card, "previous": before})
     assert "| vocals | 3.50 | 0 | -4.10 | 1.25 | -17.30 |" in text
     assert "| accompaniment | 7.50 | 0 | 4.00 | - | - |" in text
     assert "| vocals | 7.50 | 0 | 4.00 | - | - |" in text
     assert text.index("## Validation") < text.index("## Backed: singers") < text.index("## Rend")
-    assert "## Backed" not in release.card_text("paper_small", {**card, **SCORED}, before)
+    assert "## Backed" not in release.card_text("paper_small", {**card, **SCORED})
     # another held-out split was rendered meanwhile, so there is nothing to compare with
     assert "| vocals | 2.90 | 0 | -5.20 | - | - |" in text
     assert "## Validation: whole songs that no training has heard (1 track)" in text
     assert "licences of the material: CC0-1.0" in text
     assert "no licence" not in text
     unknown = {**card, "licences": [], "unlicensed": ["songs/mine"]}
-    text = release.card_text("paper_small", unknown, None)
+    text = release.card_text("paper_small", unknown)
     assert "material of which no licence is known: 1 (songs/mine)" in text
     assert "licences of the material" not in text
     assert "It is a start." in text
@@ -762,7 +764,7 @@ def test_the_card_names_the_runs_before(tmp_path: Path) -> None:
     assert [earlier["steps"] for earlier in release.earlier_runs(card)] == [2, 1]
     after = {"run": {"start": str(paths[-1])}}
     assert [earlier["steps"] for earlier in release.earlier_runs(after)] == [2, 1, 1]
-    text = release.card_text("paper_small", {**SCORED, **card}, None)
+    text = release.card_text("paper_small", {**SCORED, **card})
     assert [f", {steps} steps" in text for steps in (1, 2, 3)] == [True, True, False]
 
 
@@ -791,13 +793,18 @@ def test_a_pruned_start_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr(
         prune, "MixtureDataset", lambda folder, split, length, seed: Tones(length, seed)
     )
+    scored = weights.load(first)
+    about = {"preset": scored.metadata["preset"], "card": {**scored.metadata["card"], **SCORED}}
+    weights.save(weights.load_pretrained(first), first, about)
     narrow = tmp_path / "narrow.safetensors"
     told = [str(first), str(narrow), "--features", "4", "--batches", "1", "--batch-size", "2"]
     assert prune.main([*told, "--blocks", "0"]) == 0
     assert (weights.load(narrow).config.G, weights.load(narrow).config.n_rope) == (4, 0)
+    # what was scored is another network
+    assert "sdr" not in weights.load(narrow).metadata["card"]
     config = TrainConfig(frames=16, batch_size=2, steps=1, bf16=False, start=str(narrow))
     card = weights.load(run(config, tmp_path / "second")).metadata["card"]
-    text = release.card_text("paper_small", {**SCORED, **card}, None)
+    text = release.card_text("paper_small", {**SCORED, **card})
     removed = "then without block 0 of its transformers; then pruned to `G=4`"
     assert re.search(f"first `paper_small`, 2 steps .*; {removed}\n", text)
 
@@ -821,12 +828,12 @@ def test_a_grafted_start_and_the_weight_of_highs_are_told(tmp_path: Path) -> Non
         highs_of=("vocals", "other"),
     )
     card = weights.load(run(config, tmp_path / "second")).metadata["card"]
-    text = release.card_text("paper_small", {**SCORED, **card}, None)
+    text = release.card_text("paper_small", {**SCORED, **card})
     told = "; then grafted: two features; then averaged: with itself\n"
     assert re.search(f"first `paper_small`, 2 steps .*{told}", text)
     assert re.search("`paper_small`, 1 steps .*, the highs of vocals and other 3\\)", text)
     del card["run"]["highs_of"]  # as runs were that knew no other choice
-    text = release.card_text("paper_small", {**SCORED, **card}, None)
+    text = release.card_text("paper_small", {**SCORED, **card})
     assert re.search("`paper_small`, 1 steps .*, the highs of vocals 3\\)", text)
 
 
@@ -836,7 +843,7 @@ def test_weights_of_unknown_training_are_told(tmp_path: Path) -> None:
     weights.save(MoisesLight(**TINY), start, {})
     config = TrainConfig(frames=16, batch_size=2, steps=1, bf16=False, start=str(start))
     card = weights.load(run(config, tmp_path / "run")).metadata["card"]
-    text = release.card_text("paper_small", {**SCORED, **card}, None)
+    text = release.card_text("paper_small", {**SCORED, **card})
     assert "- first weights of which no card tells how they were trained\n" in text
 
 
@@ -845,6 +852,48 @@ def test_a_card_tells_the_licences_of_what_was_heard(tmp_path: Path) -> None:
     write_licences(tmp_path, [("bass/unheard", "e", "f", "CC-BY-4.0")])
     found = release.licences_of(tmp_path, ["drums/kit/snare", "songs/mine"])
     assert found == {"drums/kit/snare": {"CC0-1.0", "MIT"}, "songs/mine": set()}
+
+
+def test_a_checkpoint_can_be_scored_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def answers(vocals: float) -> Callable[..., release.Scores]:
+        row = {"sdr": vocals, "mixture_sdr": -4.0, "tracks": 1}
+        return lambda *args: {name: {"vocals": row} for name in args[5] or ("validation",)}
+
+    def run(*arguments: str) -> dict[str, Any]:
+        folders = ("--validation", "songs", "--corpus", str(tmp_path))
+        to = ("--checkpoints", str(tmp_path))
+        monkeypatch.setattr("sys.argv", ["release", *arguments, *folders, *to])
+        assert release.main() == 0
+        return weights.load(released).metadata["card"]
+
+    released = tmp_path / "paper_small.safetensors"
+    model = MoisesLight(**configs["paper_small"])
+    card = {"run": json.loads(TrainConfig().to_json()), "steps": 1, "seconds": 60, "seed": 0}
+    new = tmp_path / "model.safetensors"
+    weights.save(model, new, {"preset": "paper_small", "card": {**card, "commit": "abc"}})
+    write_track(tmp_path, "train", "band-0", "band", {"bass": np.full((2, 44100), 0.1, "float32")})
+    monkeypatch.setattr(release, "score", answers(1.0))
+    with pytest.raises(ValueError, match="say by --notes what it cannot do"):
+        run(str(new))
+    assert "previous" not in run(str(new), "--notes", "A start.")
+    monkeypatch.setattr(release, "score", answers(2.0))
+    once = run(str(new), "--notes", "Better.")
+    assert once["previous"]["sdr"] == {"validation": {"vocals": 1.0}}
+    before = weights.load(released).state_dict
+    capsys.readouterr()
+    monkeypatch.setattr(release, "score", answers(3.0))
+    again = run(str(released), "--sets", "backed")
+    # the other set's score, the notes and the checkpoint before stay; so do the weights
+    assert again["sdr"] == {"validation": {"vocals": 2.0}, "backed": {"vocals": 3.0}}
+    assert again["tracks"] == {"validation": {"vocals": 1}, "backed": {"vocals": 1}}
+    assert {k: v for k, v in again.items() if k not in release.KEYS} == {
+        k: v for k, v in once.items() if k not in release.KEYS
+    }
+    assert "| vocals | 2.00 | 0 | -4.00 | 1.00 | - |" in capsys.readouterr().out
+    after = weights.load(released).state_dict
+    assert all(torch.equal(before[key], after[key]) for key in before)
 
 
 def test_a_missing_heldout_split_is_told_before_the_songs_are_scored(tmp_path: Path) -> None:

@@ -5,12 +5,17 @@
 
 writes `checkpoints/<preset>.safetensors` and the card `checkpoints/<preset>.md`, with the scores of
 the checkpoint that it replaces beside its own, where both are of the same tracks.
+
+A checkpoint can be scored again, for instance on a set that joined since:
+
+    python -m moises_light.training.release checkpoints/paper_small.safetensors \\
+        --validation FOLDER_OF_SONGS --corpus corpus --sets backed
 """
 
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -34,28 +39,40 @@ SETS = {
 Scores = dict[str, dict[str, dict[str, float]]]
 
 
-def score(
-    model: MoisesLight, validation: Path, corpus: Path, segment: float, device: str = "cpu"
-) -> Scores:
-    """Score the network on all sets: `{set: {source: {"sdr": ..., "mixture_sdr": ...}}}`.
+KEYS = ("sdr", "mixture_sdr", "at_silence", "tracks")
+"""What a card has of each source of each set."""
 
-    The set `backed` is left out where the corpus has none.
+
+def score(
+    model: MoisesLight,
+    validation: Path,
+    corpus: Path,
+    segment: float,
+    device: str = "cpu",
+    sets: Collection[str] = (),
+) -> Scores:
+    """Score the network on sets of `SETS`: `{set: {source: {"sdr": ..., "mixture_sdr": ...}}}`.
+
+    Without `sets` it is all of them, but for `backed` where the corpus has none.
 
     Raises:
-        ValueError: if there are no songs, or the corpus has no held-out split.
+        ValueError: if there are no songs, or the corpus lacks a split.
     """
     separator = Separator(model, segment=segment, device=device)
-    Corpus(corpus, "heldout")  # what is missing is told before the work
-    tracks = {
-        "validation": evaluate.song_folders(validation),
-        "backed": evaluate.corpus_tracks(corpus, "backed"),
-        "rendered": evaluate.corpus_tracks(corpus),
-    }
-    if not (corpus / "backed").is_dir():
-        del tracks["backed"]
+    wanted = list(sets) or [n for n in SETS if n != "backed" or (corpus / "backed").is_dir()]
+    splits = {"backed": "backed", "rendered": "heldout"}
+    for split in (splits[name] for name in wanted if name in splits):
+        Corpus(corpus, split)  # what is missing is told before the work
     return {
-        name: evaluate.summary(evaluate.evaluate(of_set, separator))
-        for name, of_set in tracks.items()
+        name: evaluate.summary(
+            evaluate.evaluate(
+                evaluate.corpus_tracks(corpus, splits[name])
+                if name in splits
+                else evaluate.song_folders(validation),
+                separator,
+            )
+        )
+        for name in wanted
     }
 
 
@@ -66,17 +83,31 @@ def make_card(card: Mapping[str, Any], scores: Scores, corpus: Path, notes: str)
     return {
         **card,
         "earlier_runs": earlier_runs(card),
-        **{
-            key: {
-                name: {source: row[key] for source, row in rows.items() if key in row}
-                for name, rows in scores.items()
-            }
-            for key in ("sdr", "mixture_sdr", "at_silence", "tracks")
-        },
+        **_by_key(scores),
         "hours": {s: round(hours(tracks, s), 2) for s in ROWS},
         "licences": sorted(set().union(*licences.values())),
         "unlicensed": sorted(name for name, found in licences.items() if not found),
         "notes": notes,
+    }
+
+
+def scored_again(card: Mapping[str, Any], scores: Scores, notes: str | None) -> dict[str, Any]:
+    """A card of before with other scores of these sets, and other notes if they are given."""
+    new = _by_key(scores)
+    return {
+        **card,
+        **{key: {**card.get(key, {}), **new[key]} for key in KEYS},
+        **({} if notes is None else {"notes": notes}),
+    }
+
+
+def _by_key(scores: Scores) -> dict[str, dict[str, dict[str, float]]]:
+    return {
+        key: {
+            name: {source: row[key] for source, row in rows.items() if key in row}
+            for name, rows in scores.items()
+        }
+        for key in KEYS
     }
 
 
@@ -94,8 +125,9 @@ def licences_of(corpus: Path, materials: Iterable[str]) -> dict[str, set[str]]:
     return {name: find(name) for name in materials}
 
 
-def card_text(preset: str, card: Mapping[str, Any], previous: Mapping[str, Any] | None) -> str:
+def card_text(preset: str, card: Mapping[str, Any]) -> str:
     """The card as a page of Markdown."""
+    previous = card.get("previous")
     lines = [
         f"# `{preset}`",
         "",
@@ -212,22 +244,29 @@ def main() -> int:
     parser.add_argument("--checkpoints", type=Path, default=Path("checkpoints"))
     parser.add_argument("--segment", type=float, default=6.0, help="seconds")
     parser.add_argument("--device", default="cpu", choices=("cpu", "cuda", "mps"))
-    parser.add_argument("--notes", required=True, help="what the weights cannot do")
+    parser.add_argument(
+        "--sets", nargs="+", choices=SETS, default=(), help="to score on; by default all"
+    )
+    parser.add_argument("--notes", help="what the weights cannot do; a card of before has some")
     args = parser.parse_args()
     found = weights.load(args.model)
-    preset = found.metadata["preset"]
+    preset, card = found.metadata["preset"], found.metadata["card"]
     if preset not in configs:
         raise ValueError(f"{args.model} is no preset's network; choose one of {', '.join(configs)}")
-    model = weights.load_pretrained(args.model)
-    card = make_card(
-        found.metadata["card"],
-        score(model, args.validation, args.corpus, args.segment, args.device),
-        args.corpus,
-        args.notes,
-    )
+    again = "sdr" in card
+    if args.notes is None and not again:
+        raise ValueError(f"{args.model} has no notes yet; say by --notes what it cannot do")
     target = args.checkpoints / f"{preset}.safetensors"
-    previous = weights.load(target).metadata["card"] if target.is_file() else None
-    text = card_text(preset, card, previous)
+    model = weights.load_pretrained(args.model)
+    scores = score(model, args.validation, args.corpus, args.segment, args.device, args.sets)
+    if again:
+        card = scored_again(card, scores, args.notes)
+    else:
+        card = make_card(card, scores, args.corpus, args.notes)
+        if target.is_file():
+            before = weights.load(target).metadata["card"]
+            card["previous"] = {key: before[key] for key in KEYS if key in before}
+    text = card_text(preset, card)
     weights.save(model, target, {"preset": preset, "card": card}, torch.float16)
     target.with_suffix(".md").write_text(text)
     print(text)
