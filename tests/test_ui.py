@@ -864,3 +864,23 @@ def test_the_table_of_weights_says_what_they_were_scored_on() -> None:
     assert "on unheard voices before unheard music: vocals 5.5, accompaniment 9.5" in row
     (*_, row) = words.table({"tiny": replace(preset, available=False)}).splitlines()
     assert "none yet" in row
+
+
+def test_what_speaks_for_a_preset_is_said_where_all_can_be_compared() -> None:
+    def preset(name: str, size: int, voices: float | None) -> engines.Preset:
+        scores = {} if voices is None else {"backed": {"vocals": voices}}
+        return engines.Preset(name, name.title(), 14_700.0, size, True, scores, {})
+
+    small, middle, large = (preset(*p) for p in (("s", 1, 4.3), ("m", 2, 4.2), ("l", 3, 5.3)))
+    rated = {p.name: p for p in (small, middle, large)}
+    assert "cleanest voices" in words.merit(rated, large)
+    assert words.merit(rated, middle) == ""
+    assert "lightest" in words.merit(rated, small)
+    # one of them was never scored there: nobody knows which is best
+    unrated = {**rated, "m": preset("m", 2, None)}
+    assert words.merit(unrated, large) == ""
+    # and what has no weights takes no part
+    assert "cleanest" in words.merit(
+        {**unrated, "m": replace(unrated["m"], available=False)}, large
+    )
+    assert words.merit({"s": small}, small) == ""

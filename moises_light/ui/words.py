@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime, timezone
 from typing import Any
 
@@ -78,12 +78,30 @@ def cost(engine: Engine, preset: Preset, device: str, seconds: float | None) -> 
     size = f"{preset.parameters / 1e6:.1f} M parameters, hears up to {kilohertz(preset.cutoff)}."
     if not preset.available:
         return f"{preset.label} has no trained weights here yet, so it cannot run. {size}"
+    size = f"{merit(engine.presets(), preset)} {size}".lstrip()
     speed = engine.speed(preset.name, device)
     if speed is None:
         return f"{size} Its speed here is not measured yet; the first song will tell."
     if seconds is None:
         return f"{size} A minute of music takes about {span(60 * speed)} here."
     return f"{size} This takes about {span(seconds * speed)} here."
+
+
+def merit(presets: Mapping[str, Preset], preset: Preset) -> str:
+    """What speaks for a preset among those that have weights; empty where nothing does.
+
+    Voices are compared by the cards' set `backed`, where all of them have a score of it.
+    """
+    there = [p for p in presets.values() if p.available]
+    if len(there) < 2:
+        return ""
+    voices = {p.name: p.sdr.get("backed", {}).get("vocals") for p in there}
+    scores = {name: v for name, v in voices.items() if isinstance(v, int | float)}
+    if len(scores) == len(there) and scores[preset.name] == max(scores.values()):
+        return "Of the presets here it gives the cleanest voices (see About)."
+    if preset.parameters == min(p.parameters for p in there):
+        return "The lightest preset here."
+    return ""
 
 
 def running(take: Take, rate: int) -> str:
