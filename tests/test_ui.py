@@ -856,14 +856,22 @@ def test_the_page_builds_with_and_without_weights(checkpoints: Path, tmp_path: P
         assert names == {"separate", "presets"}
 
 
-def test_the_table_of_weights_says_what_they_were_scored_on() -> None:
-    scores = {"validation": {"vocals": -4.25}, "backed": {"vocals": 5.5, "accompaniment": 9.5}}
-    preset = engines.Preset("tiny", "Tiny", 14_700.0, 1000, True, scores, {})
-    (*_, row) = words.table({"tiny": preset}).splitlines()
-    assert "SDR in dB on validation: vocals −4.2;" in row
-    assert "on unheard voices before unheard music: vocals 5.5, accompaniment 9.5" in row
-    (*_, row) = words.table({"tiny": replace(preset, available=False)}).splitlines()
-    assert "none yet" in row
+def test_scores_are_told_set_by_set_for_the_presets_that_have_them() -> None:
+    told = {"backed": {"vocals": 5.54, "accompaniment": 9.5}, "validation": {"vocals": -4.25}}
+    preset = engines.Preset("tiny", "Tiny", 14_700.0, 1000, True, told, {})
+    other = replace(preset, label="Other", sdr={"mine": {"bass": 1.0}, "validation": {}})
+    none = replace(preset, label="None", available=False)
+    presets = {"tiny": preset, "other": other, "none": none}
+    assert words.scores(presets).splitlines()[2:] == [
+        "| a real song | Tiny | −4.2 | – | – | – | – |",
+        "| strangers’ voices before real music | Tiny | 5.5 | – | – | – | 9.5 |",
+        "| mine | Other | – | – | 1.0 | – | – |",
+    ]
+    assert words.scores({"none": none}) == "No weights here were scored yet."
+    assert words.table(presets).splitlines()[-2:] == [
+        "| Other | 1,000 | 0–14.7 kHz | yes |",
+        "| None | 1,000 | 0–14.7 kHz | none yet |",
+    ]
 
 
 def test_what_speaks_for_a_preset_is_said_where_all_can_be_compared() -> None:

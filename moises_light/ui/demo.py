@@ -83,7 +83,8 @@ def build_demo(checkpoints: str | Path | None = None, *, studio: Studio | None =
                         gr.Markdown(
                             (STATIC / "about.md")
                             .read_text(encoding="utf-8")
-                            .replace("{table}", words.table(studio.engine.presets())),
+                            .replace("{table}", words.table(studio.engine.presets()))
+                            .replace("{scores}", words.scores(studio.engine.presets())),
                             elem_classes="ml-prose",
                         )
         _wire_song(studio, token, player, desk, views)

@@ -176,31 +176,44 @@ def turned_down(gain: float) -> str:
     )
 
 
-def table(presets: dict[str, Preset]) -> str:
-    """All presets as Markdown: size, range, and what is known of their weights."""
+def table(presets: Mapping[str, Preset]) -> str:
+    """All presets as Markdown: size, range, and whether they have weights."""
     lines = ["| preset | parameters | range | weights |", "|---|---|---|---|"]
     for preset in presets.values():
-        weights = "none yet" if not preset.available else _scores(preset)
         lines.append(
-            f"| {preset.label} | {preset.parameters:,} | 0–{kilohertz(preset.cutoff)} | {weights} |"
+            f"| {preset.label} | {preset.parameters:,} | 0–{kilohertz(preset.cutoff)} "
+            f"| {'yes' if preset.available else 'none yet'} |"
         )
     return "\n".join(lines)
 
 
-SETS = {"backed": "unheard voices before unheard music"}
-"""Names of the sets that a card has scores of, where they do not speak for themselves."""
+SETS = {
+    "validation": "a real song",
+    "backed": "strangers’ voices before real music",
+    "rendered": "music that a program wrote",
+}
+"""What the sets that a card has scores of are made of, in the order in which they are shown."""
+
+PARTS = ("vocals", "drums", "bass", "other", "accompaniment")
+"""Columns of the scores."""
 
 
-def _scores(preset: Preset) -> str:
-    """SDR as the weights' card has it, in words that claim no more."""
-    parts = []
-    for name, scores in preset.sdr.items():
-        numbers = ", ".join(
-            f"{stem} {value:.1f}"
-            for stem, value in scores.items()
-            if isinstance(value, int | float)
-        )
-        if numbers:
-            where = SETS.get(name, name)
-            parts.append(f"SDR in dB on {where}: {numbers}".replace("-", "−"))
-    return "; ".join(parts) if parts else "there; not scored yet"
+def scores(presets: Mapping[str, Preset]) -> str:
+    """SDR in dB as the cards of the weights have it, as Markdown: sets, and in each the presets."""
+    lines = [
+        "| what was separated | preset | " + " | ".join(PARTS) + " |",
+        "|---" * (2 + len(PARTS)) + "|",
+    ]
+    there = [preset for preset in presets.values() if preset.available and preset.sdr]
+    names = dict.fromkeys([*SETS, *(name for preset in there for name in preset.sdr)])
+    for name in names:
+        for preset in there:
+            found = preset.sdr.get(name, {})
+            if any(part in found for part in PARTS):
+                cells = [_score(found.get(part)) for part in PARTS]
+                lines.append(f"| {SETS.get(name, name)} | {preset.label} | {' | '.join(cells)} |")
+    return "\n".join(lines) if len(lines) > 2 else "No weights here were scored yet."
+
+
+def _score(value: object) -> str:
+    return f"{value:.1f}".replace("-", "−") if isinstance(value, int | float) else "–"
