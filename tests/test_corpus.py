@@ -478,6 +478,11 @@ COMMANDS_ON_NOTHING = (
         ("none.safetensors", "out.safetensors", "--blocks", "5"),
         "none.safetensors",
     ),
+    (
+        "moises_light.training.average",
+        ("none.safetensors", "none.safetensors", "out.safetensors"),
+        "none.safetensors",
+    ),
     ("bench.corpus", ("nowhere",), "no corpus at nowhere"),
     ("bench.pictures", ("nowhere", "out.png"), "no corpus at nowhere"),
     ("bench.depth", ("none.safetensors", "--corpus", "nowhere"), "no corpus at nowhere"),

@@ -23,8 +23,8 @@ import torch
 from moises_light import MoisesLight, cli, configs, weights
 from moises_light.config import SOURCES, Config
 from moises_light.separation import Separator
+from moises_light.training import average, evaluate, loop, mixing, prune, release
 from moises_light.training import cli as training_cli
-from moises_light.training import evaluate, loop, mixing, prune, release
 from moises_light.training.config import TrainConfig
 from moises_light.training.corpus import write_licences, write_track
 from moises_light.training.losses import (
@@ -807,6 +807,50 @@ def test_a_pruned_start_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     text = release.card_text("paper_small", {**SCORED, **card})
     removed = "then without block 0 of its transformers; then pruned to `G=4`"
     assert re.search(f"first `paper_small`, 2 steps .*; {removed}\n", text)
+
+
+@pytest.mark.usefixtures("tiny_preset")
+def test_the_mean_of_two_runs_is_a_network_with_norms_of_its_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = run(TrainConfig(frames=16, batch_size=2, steps=2, bf16=False), tmp_path / "first")
+    config = TrainConfig(
+        frames=16, batch_size=2, steps=4, warmup=1, lr=1e-2, bf16=False, start=str(first)
+    )
+    second = run(config, tmp_path / "second")
+    monkeypatch.setattr(
+        average, "MixtureDataset", lambda folder, split, length, seed: Tones(length, seed)
+    )
+    out = tmp_path / "mean.safetensors"
+    assert average.main([str(second), str(first), str(out), "--share", "0.25"]) == 0
+    a, b, mean = (weights.load(path) for path in (second, first, out))
+    for key, x in mean.state_dict.items():
+        if x.is_floating_point() and "running" not in key:
+            expected = 0.25 * a.state_dict[key] + 0.75 * b.state_dict[key]
+            torch.testing.assert_close(x, expected, atol=1e-3, rtol=1e-3)
+    # the mean of two networks' statistics is not the statistics of the mean network
+    norms = [key for key in mean.state_dict if key.endswith("running_var")]
+    halfway = {k: 0.25 * a.state_dict[k] + 0.75 * b.state_dict[k] for k in norms}
+    assert any(not torch.allclose(mean.state_dict[k], halfway[k], rtol=2e-3) for k in norms)
+    assert mean.metadata["preset"] == a.metadata["preset"]
+    card = mean.metadata["card"]
+    assert [earlier["steps"] for earlier in card["earlier_runs"]] == [2]
+    text = release.card_text("paper_small", {**SCORED, **card})
+    assert "4 steps" in text
+    assert "then averaged: 0.25 of these weights and 0.75 of those of the run with seed 0" in text
+
+
+@pytest.mark.usefixtures("tiny_preset")
+def test_a_mean_is_refused_before_the_work(tmp_path: Path) -> None:
+    tiny, other, out = (str(tmp_path / f"{name}.safetensors") for name in ("a", "b", "c"))
+    weights.save(MoisesLight(**TINY), tiny, {})
+    weights.save(MoisesLight(**{**TINY, "n_rope": 2}), other, {})
+    with pytest.raises(ValueError, match="different networks, which have no mean"):
+        average.main([tiny, other, out])
+    with pytest.raises(ValueError, match="no card of a run"):
+        average.main([tiny, tiny, out])
+    with pytest.raises(ValueError, match="more than 0 and less than 1"):
+        average.main([tiny, tiny, out, "--share", "1"])
 
 
 @pytest.mark.usefixtures("tiny_preset")

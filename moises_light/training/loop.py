@@ -338,29 +338,38 @@ def averaged_model(
     dataset: MixtureDataset,
     device: str,
 ) -> MoisesLight:
-    """The averaged weights as a network of its own, in `eval`.
-
-    Its batch norms hold the mean of fresh batches: those that ran along belong to other weights.
-    """
-    result = MoisesLight(**model.config).to(device)
+    """The averaged weights as a network of its own, `calibrated`, in `eval`."""
+    result = MoisesLight(**model.config)
     result.load_state_dict(average.module.state_dict())
-    norms = [m for m in result.modules() if isinstance(m, nn.BatchNorm2d)]
+    return calibrated(result, config, dataset, device)
+
+
+def calibrated(
+    model: MoisesLight, config: TrainConfig, dataset: MixtureDataset, device: str
+) -> MoisesLight:
+    """The same network with its batch norms estimated anew from a run's examples, in `eval`.
+
+    For weights that are the mean of others, whose norms belong to none of these. The examples are
+    none that the run's steps draw.
+    """
+    model.to(device)
+    norms = [m for m in model.modules() if isinstance(m, nn.BatchNorm2d)]
     for norm in norms:
         norm.reset_running_stats()
         norm.momentum = None  # the plain mean of what follows
-    result.train()
-    objective = _objective(result, config)
-    first = 1 << 40  # numbers that no step draws
+    model.train()
+    objective = _objective(model, config)
+    first = 1 << 40
     with torch.no_grad():
         for batch in range(CALIBRATION_BATCHES):
             numbers = range(
                 first + batch * config.batch_size, first + (batch + 1) * config.batch_size
             )
-            mixture, sources = draw_batch(dataset, numbers, result.sources)
+            mixture, sources = draw_batch(dataset, numbers, model.sources)
             objective(mixture.to(device), sources.to(device))
     for norm in norms:
         norm.momentum = 0.1
-    return result.eval()
+    return model.eval()
 
 
 def _resume(
