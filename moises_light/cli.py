@@ -29,7 +29,7 @@ from moises_light.model import count_parameters
 from moises_light.separation import Separator
 from moises_light.terminal import exit_code, one_line, say
 
-DEFAULT_PRESET = "paper_small"
+DEFAULT_PRESET = "paper_large"
 
 FORWARDED = {
     "train": "train weights of your own",

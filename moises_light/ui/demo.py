@@ -33,8 +33,8 @@ FORMATS = [
     ("FLAC", "flac"),
     ("MP3", "mp3"),
 ]
-DEFAULT, DEFAULT_B = "paper_small", "fullband_small_wide"
-"""Presets that the page begins with, where they have weights: the lightest, and the best."""
+DEFAULT, DEFAULT_B = "paper_large", "paper_small"
+"""Presets that the page begins with, where they have weights: the best, and the lightest."""
 
 EXAMPLE = EXAMPLES / "francium.mp3"
 QUIET: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
