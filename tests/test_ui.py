@@ -861,11 +861,27 @@ def test_scores_are_told_set_by_set_for_the_presets_that_have_them() -> None:
     preset = engines.Preset("tiny", "Tiny", 14_700.0, 1000, True, told, {})
     other = replace(preset, label="Other", sdr={"mine": {"bass": 1.0}, "validation": {}})
     none = replace(preset, label="None", available=False)
-    presets = {"tiny": preset, "other": other, "none": none}
-    assert words.scores(presets).splitlines()[2:] == [
-        "| a real song | Tiny | −4.2 | – | – | – | – |",
-        "| strangers’ voices before real music | Tiny | 5.5 | – | – | – | 9.5 |",
-        "| mine | Other | – | – | 1.0 | – | – |",
+    third = replace(preset, label="Third", sdr={"backed": {"vocals": 5.0}})
+    presets = {"tiny": preset, "third": third, "other": other, "none": none}
+    assert words.scores(presets).splitlines() == [
+        "A real song:",
+        "",
+        "| preset | vocals |",
+        "|---|---|",
+        "| Tiny | −4.2 |",
+        "",
+        "Singers before real music that is not theirs:",
+        "",
+        "| preset | vocals | accompaniment |",
+        "|---|---|---|",
+        "| Tiny | 5.5 | 9.5 |",
+        "| Third | 5.0 | – |",
+        "",
+        "mine:",
+        "",
+        "| preset | bass |",
+        "|---|---|",
+        "| Other | 1.0 |",
     ]
     assert words.scores({"none": none}) == "No weights here were scored yet."
     assert words.table(presets).splitlines()[-2:] == [

@@ -188,9 +188,9 @@ def table(presets: Mapping[str, Preset]) -> str:
 
 
 SETS = {
-    "validation": "a real song",
-    "backed": "strangers’ voices before real music",
-    "rendered": "music that a program wrote",
+    "validation": "A real song",
+    "backed": "Singers before real music that is not theirs",
+    "rendered": "Songs that a program wrote",
 }
 """What the sets that a card has scores of are made of, in the order in which they are shown."""
 
@@ -199,20 +199,20 @@ PARTS = ("vocals", "drums", "bass", "other", "accompaniment")
 
 
 def scores(presets: Mapping[str, Preset]) -> str:
-    """SDR in dB as the cards of the weights have it, as Markdown: sets, and in each the presets."""
-    lines = [
-        "| what was separated | preset | " + " | ".join(PARTS) + " |",
-        "|---" * (2 + len(PARTS)) + "|",
-    ]
-    there = [preset for preset in presets.values() if preset.available and preset.sdr]
+    """SDR in dB as the cards of the weights have it, as Markdown: a table for each set."""
+    there = [preset for preset in presets.values() if preset.available]
     names = dict.fromkeys([*SETS, *(name for preset in there for name in preset.sdr)])
+    lines = []
     for name in names:
-        for preset in there:
-            found = preset.sdr.get(name, {})
-            if any(part in found for part in PARTS):
-                cells = [_score(found.get(part)) for part in PARTS]
-                lines.append(f"| {SETS.get(name, name)} | {preset.label} | {' | '.join(cells)} |")
-    return "\n".join(lines) if len(lines) > 2 else "No weights here were scored yet."
+        rows = {preset.label: preset.sdr[name] for preset in there if preset.sdr.get(name)}
+        parts = [part for part in PARTS if any(part in row for row in rows.values())]
+        if parts:
+            lines += [f"{SETS.get(name, name)}:", "", f"| preset | {' | '.join(parts)} |"]
+            lines += ["|---" * (1 + len(parts)) + "|"]
+            for label, row in rows.items():
+                lines.append(f"| {label} | {' | '.join(_score(row.get(p)) for p in parts)} |")
+            lines.append("")
+    return "\n".join(lines) or "No weights here were scored yet."
 
 
 def _score(value: object) -> str:
