@@ -24,12 +24,10 @@ import torch
 from tqdm import tqdm
 
 from moises_light import __version__, audio, weights
-from moises_light.config import Config, configs
+from moises_light.config import DEFAULT_PRESET, Config, configs
 from moises_light.model import count_parameters
 from moises_light.separation import Separator
 from moises_light.terminal import exit_code, one_line, say
-
-DEFAULT_PRESET = "paper_large"
 
 FORWARDED = {
     "train": "train weights of your own",

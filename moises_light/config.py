@@ -9,6 +9,9 @@ from typing import Any
 
 SOURCES = ("vocals", "drums", "bass", "other")
 
+DEFAULT_PRESET = "paper_large"
+"""Preset that separates where none is named: of those with weights, the best."""
+
 
 @dataclass(frozen=True)
 class Config:

@@ -638,7 +638,7 @@ def test_presets_without_weights_are_listed_and_refused(studio: Studio) -> None:
     assert [p.name for p in presets.values() if p.available] == ["paper_small"]
     assert presets["paper_large"].parameters == 4_660_592
     assert "no weights yet" in words.choice(presets["paper_large"])
-    assert "cannot run" in words.cost(studio.engine, presets["paper_large"], "cpu", None)
+    assert "cannot run" in words.cost(studio.engine, presets, "paper_large", "cpu", None)
     with pytest.raises(ValueError, match="no trained weights here; choose Paper small"):
         studio.engine.check("paper_large", "cpu")
     with pytest.raises(ValueError, match="no device 'tpu'"):
@@ -654,11 +654,11 @@ def test_devices_are_those_that_are_there(studio: Studio) -> None:
 
 
 def test_a_speed_is_only_said_once_it_was_measured(studio: Studio, song: jobs.Song) -> None:
-    known = studio.engine.presets()["paper_small"]
-    assert "not measured" in words.cost(studio.engine, known, "cpu", 60)
+    presets = studio.engine.presets()
+    assert "not measured" in words.cost(studio.engine, presets, "paper_small", "cpu", 60)
     frames = 60 * SAMPLE_RATE
     studio.engine.learn(replace(new_take(song), frames=frames, ready=frames, work=30.0))
-    assert "about 1 min 30 s" in words.cost(studio.engine, known, "cpu", 180)
+    assert "about 1 min 30 s" in words.cost(studio.engine, presets, "paper_small", "cpu", 180)
 
 
 def test_a_real_network_runs_through_the_studio(studio: Studio, song: jobs.Song) -> None:

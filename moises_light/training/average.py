@@ -25,7 +25,7 @@ from moises_light import weights
 from moises_light.model import MoisesLight
 from moises_light.terminal import exit_code
 from moises_light.training.config import TrainConfig
-from moises_light.training.history import KEPT, earlier_runs
+from moises_light.training.history import earlier_runs, kept
 from moises_light.training.loop import calibrated
 from moises_light.training.mixing import MixtureDataset
 
@@ -68,7 +68,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     dataset = MixtureDataset(args.corpus, "train", config.segment_length, config.seed)
     model = calibrated(model, config, dataset, args.device)
     told = {
-        **{key: card[key] for key in KEPT if key in card},  # its scores are another network's
+        **kept(card),  # its scores are another network's
         "earlier_runs": earlier_runs(card),
         "averaged": f"{args.share:g} of these weights and {1 - args.share:g} of "
         f"{_name(second.metadata['card'])}, batch norms estimated anew",

@@ -14,6 +14,11 @@ KEPT = (
 """What is told of an earlier run, where its card has it."""
 
 
+def kept(card: Mapping[str, Any]) -> dict[str, Any]:
+    """What a card tells of its run alone: nothing of its past, and no scores."""
+    return {key: card[key] for key in KEPT if key in card}
+
+
 def earlier_runs(card: Mapping[str, Any]) -> list[dict[str, Any]]:
     """The runs whose weights the run of that card went on from, oldest first.
 
@@ -37,4 +42,4 @@ def runs_within(start: str) -> list[dict[str, Any]]:
     if not start:
         return []
     card = weights.load(start).metadata["card"]
-    return [*earlier_runs(card), {key: card[key] for key in KEPT if key in card}]
+    return [*earlier_runs(card), kept(card)]

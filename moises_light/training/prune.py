@@ -41,7 +41,7 @@ from moises_light.model import (
 )
 from moises_light.terminal import exit_code
 from moises_light.training.config import TrainConfig
-from moises_light.training.history import KEPT, earlier_runs
+from moises_light.training.history import earlier_runs, kept
 from moises_light.training.losses import Objective
 from moises_light.training.mixing import MixtureDataset, draw_batch
 
@@ -324,8 +324,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     firsts = range(0, args.batches * size, size)
     batches = [draw_batch(dataset, range(i, i + size), model.sources) for i in firsts]
     card = found.metadata["card"]
-    told = {key: card[key] for key in KEPT if key in card}  # its scores are another network's
-    card = {**told, "earlier_runs": earlier_runs(card)}
+    # its scores are another network's
+    card = {**kept(card), "earlier_runs": earlier_runs(card)}
     if args.blocks is not None:
         model, card["removed"] = shallower(model.eval(), args.blocks, batches)
     if args.features is not None:

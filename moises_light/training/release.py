@@ -63,17 +63,9 @@ def score(
     splits = {"backed": "backed", "rendered": "heldout"}
     for split in (splits[name] for name in wanted if name in splits):
         Corpus(corpus, split)  # what is missing is told before the work
-    return {
-        name: evaluate.summary(
-            evaluate.evaluate(
-                evaluate.corpus_tracks(corpus, splits[name])
-                if name in splits
-                else evaluate.song_folders(validation),
-                separator,
-            )
-        )
-        for name in wanted
-    }
+    tracks = {name: evaluate.corpus_tracks(corpus, split) for name, split in splits.items()}
+    tracks["validation"] = evaluate.song_folders(validation)
+    return {name: evaluate.summary(evaluate.evaluate(tracks[name], separator)) for name in wanted}
 
 
 def make_card(card: Mapping[str, Any], scores: Scores, corpus: Path, notes: str) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from urllib.parse import urlencode
 
 import gradio as gr
 
-from moises_light.config import SOURCES
+from moises_light.config import DEFAULT_PRESET, SOURCES
 from moises_light.ui import export, jobs, plots, words
 from moises_light.ui.engine import Engine
 from moises_light.ui.handlers import (
@@ -33,7 +33,7 @@ FORMATS = [
     ("FLAC", "flac"),
     ("MP3", "mp3"),
 ]
-DEFAULT, DEFAULT_B = "paper_large", "paper_small"
+DEFAULT, DEFAULT_B = DEFAULT_PRESET, "paper_small"
 """Presets that the page begins with, where they have weights: the best, and the lightest."""
 
 EXAMPLE = EXAMPLES / "francium.mp3"
@@ -80,11 +80,12 @@ def build_demo(checkpoints: str | Path | None = None, *, studio: Studio | None =
                     compare = _compare_tab(studio)
                     share = _share_tab(studio, token, desk, compare, views)
                     with gr.Tab("About", id="about"):
+                        presets = studio.engine.presets()
                         gr.Markdown(
                             (STATIC / "about.md")
                             .read_text(encoding="utf-8")
-                            .replace("{table}", words.table(studio.engine.presets()))
-                            .replace("{scores}", words.scores(studio.engine.presets())),
+                            .replace("{table}", words.table(presets))
+                            .replace("{scores}", words.scores(presets)),
                             elem_classes="ml-prose",
                         )
         _wire_song(studio, token, player, desk, views)
@@ -187,7 +188,7 @@ def _desk(studio: Studio) -> Parts:
             elem_id="residual",
         )
     desk["price"] = gr.Markdown(
-        words.cost(studio.engine, first, devices[0][1], None), elem_id="price"
+        words.cost(studio.engine, presets, first.name, devices[0][1], None), elem_id="price"
     )
     desk["go"] = gr.Button(
         "Separate", variant="primary", elem_id="go", size="lg", interactive=False
@@ -443,14 +444,14 @@ def _quote(studio: Studio) -> Callable[..., tuple[Any, Any]]:
     def quote(
         preset: str, device: str, token: str | None, extent: str, request: gr.Request
     ) -> tuple[str, Any]:
-        known = studio.engine.presets()[preset]
+        presets = studio.engine.presets()
         song = jobs.load_song(studio.root, token)
         seconds = None
         if song is not None:
             seconds = studio.extent(song, extent, 0)[1] / jobs.SAMPLE_RATE
-        text = words.cost(studio.engine, known, device, seconds)
+        text = words.cost(studio.engine, presets, preset, device, seconds)
         free = song is not None and not studio.is_busy(token, request.session_hash)
-        return text, gr.update(interactive=known.available and free)
+        return text, gr.update(interactive=presets[preset].available and free)
 
     return quote
 
@@ -613,7 +614,7 @@ def _wire_runs(
             return ""
         take = jobs.load_take(song, "a")
         seconds = take.ready / jobs.SAMPLE_RATE if take else None
-        return words.cost(studio.engine, studio.engine.presets()[preset], device, seconds)
+        return words.cost(studio.engine, studio.engine.presets(), preset, device, seconds)
 
     priced = [token, compare["preset"], desk["device"]]
     outputs = [token, player, desk["go"], compare["go"]]

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime, timezone
 from typing import Any
 
+from moises_light.config import SOURCES
 from moises_light.ui.engine import Engine, Preset
 from moises_light.ui.jobs import Song, Take
 
@@ -66,19 +67,23 @@ def choice(preset: Preset) -> str:
     return text if preset.available else f"{text} · no weights yet"
 
 
-def cost(engine: Engine, preset: Preset, device: str, seconds: float | None) -> str:
+def cost(
+    engine: Engine, presets: Mapping[str, Preset], name: str, device: str, seconds: float | None
+) -> str:
     """What a preset costs on a device here, from what was measured on this machine.
 
     Args:
         engine: knows the speeds.
-        preset: which preset.
+        presets: all that there are, as the engine tells.
+        name: which of them.
         device: name of the device.
         seconds: length of what would be separated, or `None` if there is no song yet.
     """
+    preset = presets[name]
     size = f"{preset.parameters / 1e6:.1f} M parameters, hears up to {kilohertz(preset.cutoff)}."
     if not preset.available:
         return f"{preset.label} has no trained weights here yet, so it cannot run. {size}"
-    size = f"{merit(engine.presets(), preset)} {size}".lstrip()
+    size = f"{merit(presets, preset)} {size}".lstrip()
     speed = engine.speed(preset.name, device)
     if speed is None:
         return f"{size} Its speed here is not measured yet; the first song will tell."
@@ -194,7 +199,7 @@ SETS = {
 }
 """What the sets that a card has scores of are made of, in the order in which they are shown."""
 
-PARTS = ("vocals", "drums", "bass", "other", "accompaniment")
+PARTS = (*SOURCES, "accompaniment")
 """Columns of the scores."""
 
 
