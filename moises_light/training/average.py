@@ -25,7 +25,7 @@ from moises_light import weights
 from moises_light.model import MoisesLight
 from moises_light.terminal import exit_code
 from moises_light.training.config import TrainConfig
-from moises_light.training.history import earlier_runs, kept
+from moises_light.training.history import UNTOLD, earlier_runs, kept
 from moises_light.training.loop import calibrated
 from moises_light.training.mixing import MixtureDataset
 
@@ -81,7 +81,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _name(card: Mapping[str, Any]) -> str:
     if "run" not in card:
-        return "weights of which no card tells how they were trained"
+        return UNTOLD
     return f"those of the run with seed {card['seed']} and {card['steps']:,} steps" + (
         ", averaged as told there" if "averaged" in card else ""
     )

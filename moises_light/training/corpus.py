@@ -285,6 +285,25 @@ def read_licences(corpus: Path | str) -> list[tuple[str, str, str, str]]:
     return [(row[0], row[1], row[2], row[3]) for row in rows]
 
 
+def licence_rows(
+    corpus: Path | str, materials: Iterable[str]
+) -> dict[str, list[tuple[str, str, str, str]]]:
+    """The rows of `licences.tsv` that speak for each material, by its name; none where none does.
+
+    Those of the material itself, else of the nearest that it is a part of: `kit` for `kit/snare`.
+    """
+    rows: dict[str, list[tuple[str, str, str, str]]] = {}
+    for row in read_licences(corpus):
+        rows.setdefault(row[0], []).append(row)
+
+    def find(name: str) -> list[tuple[str, str, str, str]]:
+        while name and name not in rows:
+            name = name.rpartition("/")[0]
+        return rows.get(name, [])
+
+    return {name: find(name) for name in materials}
+
+
 def hours(tracks: Iterable[Track], source: str, playing: bool = True) -> float:
     """Hours of one source: those in which it plays, or all that is stored of it."""
     blocks = 0
@@ -312,23 +331,18 @@ def describe(folder: Path | str) -> str:
             row = "".join(f"{hours(some, source):>9.2f}" for source in ROWS)
             lines.append(f"{split + ' ' + kind:<18}{len(some):>7}{row}")
     lines += ["", "licence | source | authors | material"]
-    # a row speaks for its material and for whatever that is made up of
-    known: set[str] = set()
+    told = licence_rows(folder, used)
     rows: dict[tuple[str, str], tuple[set[str], set[str]]] = {}
-    for material, source, author, licence in read_licences(folder):
-        covered = {name for name in used if name == material or name.startswith(material + "/")}
-        known |= covered
-        if covered:
-            authors, names = rows.setdefault((licence, source.split(";")[0]), (set(), set()))
-            authors.add(author)
-            names.add(re.sub(r"^(soundfont/\w+)/.*", r"\1", material))
+    for material, source, author, licence in {row for found in told.values() for row in found}:
+        authors, names = rows.setdefault((licence, source.split(";")[0]), (set(), set()))
+        authors.add(author)
+        names.add(re.sub(r"^(soundfont/\w+)/.*", r"\1", material))
     for (licence, source), (authors, names) in sorted(rows.items()):
         lines.append(
             f"{licence} | {source} | {'; '.join(sorted(authors))} | {' '.join(sorted(names))}"
         )
-    unknown = used - known
-    if unknown:
-        lines.append(f"without a licence row: {', '.join(sorted(unknown))}")
+    if unknown := sorted(name for name, found in told.items() if not found):
+        lines.append(f"without a licence row: {', '.join(unknown)}")
     return "\n".join(lines)
 
 

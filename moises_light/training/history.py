@@ -13,6 +13,9 @@ KEPT = (
 )
 """What is told of an earlier run, where its card has it."""
 
+UNTOLD = "weights of which no card tells how they were trained"
+"""What is said of weights without a run in their card."""
+
 
 def kept(card: Mapping[str, Any]) -> dict[str, Any]:
     """What a card tells of its run alone: nothing of its past, and no scores."""

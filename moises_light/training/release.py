@@ -15,7 +15,7 @@ A checkpoint can be scored again, for instance on a set that joined since:
 from __future__ import annotations
 
 import argparse
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,8 +27,8 @@ from moises_light.model import MoisesLight
 from moises_light.separation import Separator
 from moises_light.terminal import exit_code
 from moises_light.training import evaluate
-from moises_light.training.corpus import ROWS, Corpus, hours, read_licences
-from moises_light.training.history import earlier_runs
+from moises_light.training.corpus import ROWS, Corpus, hours, licence_rows
+from moises_light.training.history import UNTOLD, earlier_runs
 
 SETS = {
     "validation": "whole songs that no training has heard",
@@ -71,13 +71,13 @@ def score(
 def make_card(card: Mapping[str, Any], scores: Scores, corpus: Path, notes: str) -> dict[str, Any]:
     """The card of a run, with its scores, its data and their licences."""
     tracks = Corpus(corpus, "train").tracks
-    licences = licences_of(corpus, {name for track in tracks for name in track.material})
+    licences = licence_rows(corpus, {name for track in tracks for name in track.material})
     return {
         **card,
         "earlier_runs": earlier_runs(card),
         **_by_key(scores),
         "hours": {s: round(hours(tracks, s), 2) for s in ROWS},
-        "licences": sorted(set().union(*licences.values())),
+        "licences": sorted({row[-1] for found in licences.values() for row in found}),
         "unlicensed": sorted(name for name, found in licences.items() if not found),
         "notes": notes,
     }
@@ -101,20 +101,6 @@ def _by_key(scores: Scores) -> dict[str, dict[str, dict[str, float]]]:
         }
         for key in KEYS
     }
-
-
-def licences_of(corpus: Path, materials: Iterable[str]) -> dict[str, set[str]]:
-    """The licences of each material that was used, by its name; none where no row tells."""
-    rows: dict[str, set[str]] = {}
-    for material, _, _, licence in read_licences(corpus):
-        rows.setdefault(material, set()).add(licence)
-
-    def find(name: str) -> set[str]:
-        while name and name not in rows:  # a row speaks for what its material is made up of, too
-            name = name.rpartition("/")[0]
-        return rows.get(name, set())
-
-    return {name: find(name) for name in materials}
 
 
 def card_text(preset: str, card: Mapping[str, Any]) -> str:
@@ -181,7 +167,7 @@ def _same_tracks(card: Mapping[str, Any], previous: Mapping[str, Any], name: str
 
 def _run_text(card: Mapping[str, Any]) -> str:
     if "run" not in card:
-        return "weights of which no card tells how they were trained"
+        return UNTOLD
     run = card["run"]
     # older cards know no such weight, and then only that of vocals
     highs, highs_of = run.get("highs", 1.0), run.get("highs_of", ("vocals",))
