@@ -26,7 +26,7 @@ from moises_light.separation import Separator
 from moises_light.training import average, evaluate, loop, mixing, prune, release
 from moises_light.training import cli as training_cli
 from moises_light.training.config import TrainConfig
-from moises_light.training.corpus import licence_rows, write_licences, write_track
+from moises_light.training.corpus import licences_of, write_licences, write_track
 from moises_light.training.losses import (
     Objective,
     band_energies,
@@ -895,7 +895,7 @@ def test_a_card_tells_the_licences_of_what_was_heard(tmp_path: Path) -> None:
     kit = [("drums/kit", "a", "b", "CC0-1.0"), ("drums/kit", "c", "d", "MIT")]
     write_licences(tmp_path, [*kit, ("bass/unheard", "e", "f", "CC-BY-4.0")])
     heard = ["drums/kit/snare", "songs/mine"]
-    assert licence_rows(tmp_path, heard) == {"drums/kit/snare": kit, "songs/mine": []}
+    assert licences_of(tmp_path, heard) == {"drums/kit/snare": kit, "songs/mine": []}
     stems = {"bass": np.full((2, 44100), 0.1, "float32")}
     write_track(tmp_path, "train", "one", "song", stems, material=heard)
     card = release.make_card({"earlier_runs": []}, {}, tmp_path, "")

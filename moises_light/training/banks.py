@@ -20,7 +20,7 @@ import numpy as np
 import soxr
 from scipy import fft
 
-from moises_light.training.corpus import SAMPLE_RATE
+from moises_light.training.corpus import SAMPLE_RATE, LicenceRow
 from moises_light.training.songs import read_audio, to_stereo
 
 HELD_OUT = (
@@ -96,7 +96,7 @@ class Sample:
         return self.path.startswith(HELD_OUT)
 
     @property
-    def licence_row(self) -> tuple[str, str, str, str]:
+    def licence_row(self) -> LicenceRow:
         return (self.material, self.origin, self.author, self.licence)
 
 

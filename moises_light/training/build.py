@@ -27,6 +27,7 @@ from moises_light.training.corpus import (
     BACKING,
     SAMPLE_RATE,
     Corpus,
+    LicenceRow,
     Track,
     active_level,
     block_levels,
@@ -78,7 +79,7 @@ def add_songs(corpus: Path, folder: Path, say: Say) -> None:
         say(track)
 
 
-def song_licences(folder: Path) -> list[tuple[str, str, str, str]]:
+def song_licences(folder: Path) -> list[LicenceRow]:
     """Licence rows of the songs in a bank's table."""
     table = folder / "LICENSES.tsv"
     rows = set()

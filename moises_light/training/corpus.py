@@ -262,8 +262,12 @@ class Corpus:
         return {**self.__dict__, "_maps": {}}
 
 
-def write_licences(corpus: Path | str, rows: Iterable[tuple[str, str, str, str]]) -> None:
-    """Add `(material, source, author, licence)` rows to `licences.tsv`, each once, sorted."""
+LicenceRow = tuple[str, str, str, str]
+"""Material, source, author and licence: a row of `licences.tsv`."""
+
+
+def write_licences(corpus: Path | str, rows: Iterable[LicenceRow]) -> None:
+    """Add rows to `licences.tsv`, each once, sorted."""
     path = Path(corpus) / "licences.tsv"
     path.parent.mkdir(parents=True, exist_ok=True)
     known = set(read_licences(corpus)) | set(rows)
@@ -275,7 +279,7 @@ def write_licences(corpus: Path | str, rows: Iterable[tuple[str, str, str, str]]
     os.replace(part, path)
 
 
-def read_licences(corpus: Path | str) -> list[tuple[str, str, str, str]]:
+def read_licences(corpus: Path | str) -> list[LicenceRow]:
     """The rows of `licences.tsv`; none where there is no such file."""
     path = Path(corpus) / "licences.tsv"
     if not path.is_file():
@@ -285,18 +289,16 @@ def read_licences(corpus: Path | str) -> list[tuple[str, str, str, str]]:
     return [(row[0], row[1], row[2], row[3]) for row in rows]
 
 
-def licence_rows(
-    corpus: Path | str, materials: Iterable[str]
-) -> dict[str, list[tuple[str, str, str, str]]]:
+def licences_of(corpus: Path | str, materials: Iterable[str]) -> dict[str, list[LicenceRow]]:
     """The rows of `licences.tsv` that speak for each material, by its name; none where none does.
 
     Those of the material itself, else of the nearest that it is a part of: `kit` for `kit/snare`.
     """
-    rows: dict[str, list[tuple[str, str, str, str]]] = {}
+    rows: dict[str, list[LicenceRow]] = {}
     for row in read_licences(corpus):
         rows.setdefault(row[0], []).append(row)
 
-    def find(name: str) -> list[tuple[str, str, str, str]]:
+    def find(name: str) -> list[LicenceRow]:
         while name and name not in rows:
             name = name.rpartition("/")[0]
         return rows.get(name, [])
@@ -331,7 +333,7 @@ def describe(folder: Path | str) -> str:
             row = "".join(f"{hours(some, source):>9.2f}" for source in ROWS)
             lines.append(f"{split + ' ' + kind:<18}{len(some):>7}{row}")
     lines += ["", "licence | source | authors | material"]
-    told = licence_rows(folder, used)
+    told = licences_of(folder, used)
     rows: dict[tuple[str, str], tuple[set[str], set[str]]] = {}
     for material, source, author, licence in {row for found in told.values() for row in found}:
         authors, names = rows.setdefault((licence, source.split(";")[0]), (set(), set()))

@@ -27,7 +27,7 @@ from moises_light.model import MoisesLight
 from moises_light.separation import Separator
 from moises_light.terminal import exit_code
 from moises_light.training import evaluate
-from moises_light.training.corpus import ROWS, Corpus, hours, licence_rows
+from moises_light.training.corpus import ROWS, Corpus, hours, licences_of
 from moises_light.training.history import UNTOLD, earlier_runs
 
 SETS = {
@@ -71,7 +71,7 @@ def score(
 def make_card(card: Mapping[str, Any], scores: Scores, corpus: Path, notes: str) -> dict[str, Any]:
     """The card of a run, with its scores, its data and their licences."""
     tracks = Corpus(corpus, "train").tracks
-    licences = licence_rows(corpus, {name for track in tracks for name in track.material})
+    licences = licences_of(corpus, {name for track in tracks for name in track.material})
     return {
         **card,
         "earlier_runs": earlier_runs(card),

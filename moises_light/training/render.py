@@ -25,7 +25,7 @@ from moises_light.training.banks import (
     mix_in,
     repitch,
 )
-from moises_light.training.corpus import SAMPLE_RATE, active_level, block_levels
+from moises_light.training.corpus import SAMPLE_RATE, LicenceRow, active_level, block_levels
 from moises_light.training.songs import to_stereo
 
 _log = logging.getLogger(__name__)
@@ -654,7 +654,7 @@ def master(
     return {source: audio * gain for source, audio in buses.items()}
 
 
-def licence_rows(fonts: Sequence[str]) -> list[tuple[str, str, str, str]]:
+def licence_rows(fonts: Sequence[str]) -> list[LicenceRow]:
     """Licence rows of soundfonts by the stems of their file names."""
     unknown = ("a soundfont of your own", "unknown", "unknown")
     return [(f"soundfont/{font}", *SOUNDFONT_LICENCES.get(font, unknown)) for font in fonts]
