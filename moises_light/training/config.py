@@ -27,7 +27,8 @@ class TrainConfig:
         warmup: steps until the peak is reached.
         weight_decay: of AdamW, on matrices alone.
         clip: largest norm of the gradient.
-        ema: decay of the moving average of the weights, which is what a run gives.
+        ema: decay of the moving average of the weights, which is what a run gives. A run from a
+            random start begins with shorter averages and reaches `(n + 1) / (n + 10)` at step `n`.
         loss: `bands` (half of it `snr`, half the same band by band, see `Objective`), `snr` (see
             `snr_loss`) or `mae` (the paper's, see `mae_loss`).
         absent: weight of the loss of sources that are absent from an example (not with `mae`).
@@ -37,6 +38,8 @@ class TrainConfig:
         bf16: compute in bfloat16 where the network allows it.
         start: a `.safetensors` file of weights to start from, or nothing; those of a smaller preset
             are grown, see `grow`.
+        frozen_norms: batch norms keep the statistics of `start`, so that what is trained is what
+            will be used: with those of a batch, what an example is worth hangs on its neighbours.
     """
 
     preset: str = "paper_small"
@@ -58,6 +61,7 @@ class TrainConfig:
     seed: int = 0
     bf16: bool = True
     start: str = ""
+    frozen_norms: bool = False
 
     def __post_init__(self) -> None:
         factor = 2 ** get_config(self.preset).n_enc
@@ -77,6 +81,8 @@ class TrainConfig:
                 f"batch_size={self.batch_size} cannot be cut into accumulate={self.accumulate} "
                 f"equal parts; choose a multiple"
             )
+        if self.frozen_norms and not self.start:
+            raise ValueError("frozen_norms keeps the statistics of a start; give start, too")
         if self.steps < 0 or self.minutes < 0 or self.lr <= 0:
             raise ValueError("a run needs steps >= 0, minutes >= 0 and lr > 0")
 

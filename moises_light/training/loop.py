@@ -219,7 +219,10 @@ def _begin(
 ) -> tuple[MoisesLight, AveragedModel, torch.optim.Optimizer]:
     """The network, its moving average and its optimizer, before the first step."""
     model = _make_model(config, begun).to(device).train()
-    average = AveragedModel(model, multi_avg_fn=_moving_average(config.ema))
+    if config.frozen_norms:
+        for norm in _norms(model):
+            norm.eval()
+    average = AveragedModel(model, multi_avg_fn=_moving_average(config.ema, fresh=not config.start))
     optimizer = torch.optim.AdamW(
         _groups(model, config.weight_decay), lr=config.lr, betas=(0.9, 0.98), fused=True
     )
@@ -267,12 +270,17 @@ def _groups(model: MoisesLight, weight_decay: float) -> list[dict[str, Any]]:
     ]
 
 
-def _moving_average(decay: float) -> Callable[..., None]:
-    """Exponential moving average that forgets its start quickly."""
+def _norms(model: nn.Module) -> list[nn.BatchNorm2d]:
+    return [m for m in model.modules() if isinstance(m, nn.BatchNorm2d)]
+
+
+def _moving_average(decay: float, fresh: bool) -> Callable[..., None]:
+    """Exponential moving average; one of fresh weights forgets its start quickly."""
 
     @torch.no_grad()
     def update(averages: Any, values: Any, count: Any) -> None:
-        keep = min(decay, (1 + float(count)) / (10 + float(count)))
+        early = (1 + float(count)) / (10 + float(count))
+        keep = min(decay, early) if fresh else decay
         torch._foreach_lerp_(averages, values, 1 - keep)
 
     return update
@@ -338,9 +346,11 @@ def averaged_model(
     dataset: MixtureDataset,
     device: str,
 ) -> MoisesLight:
-    """The averaged weights as a network of its own, `calibrated`, in `eval`."""
+    """The averaged weights as a network of its own, in `eval`; `calibrated` unless frozen."""
     result = MoisesLight(**model.config)
     result.load_state_dict(average.module.state_dict())
+    if config.frozen_norms:
+        return result.eval()
     return calibrated(result, config, dataset, device)
 
 
@@ -353,7 +363,7 @@ def calibrated(
     none that the run's steps draw.
     """
     model.to(device)
-    norms = [m for m in model.modules() if isinstance(m, nn.BatchNorm2d)]
+    norms = _norms(model)
     for norm in norms:
         norm.reset_running_stats()
         norm.momentum = None  # the plain mean of what follows

@@ -177,7 +177,9 @@ def _run_text(card: Mapping[str, Any]) -> str:
         f"sources weigh {run['absent']:g}"
         + (f", the highs of {' and '.join(highs_of)} {highs:g}" if highs != 1.0 else "")
         + f"), AdamW with a peak of {run['lr']:g}, moving average "
-        f"{run['ema']:g}, seed {run['seed']}, commit `{card['commit']}`"
+        f"{run['ema']:g}, "
+        + ("batch norms frozen, " if run.get("frozen_norms") else "")
+        + f"seed {run['seed']}, commit `{card['commit']}`"
         + (f"; then without {_blocks_text(card['removed'])}" if "removed" in card else "")
         + (f"; then pruned to `G={card['pruned']}`" if "pruned" in card else "")
         + (f"; then grafted: {card['grafted']}" if "grafted" in card else "")
