@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import errno
 import logging
+import math
 import os
 import shutil
 import struct
@@ -247,10 +248,10 @@ def stream(
         raise ValueError(f"channels={channels}; choose 1 (mono) or 2 (stereo)")
     if sample_rate < 1:
         raise ValueError(f"sample_rate={sample_rate} Hz; choose more than 0, for example 44100")
-    if not start >= 0:
+    if not 0 <= start < math.inf:
         raise ValueError(f"start={start} s; choose 0 or more")
-    if seconds is not None and not seconds > 0:
-        raise ValueError(f"seconds={seconds}; choose more than 0")
+    if seconds is not None and not 0 < seconds < math.inf:
+        raise ValueError(f"seconds={seconds}; choose more than 0, or None for all to the end")
     path = _existing(path)
     return _stream(path, sample_rate, channels, max_seconds, start, seconds, warn or logger.warning)
 
@@ -416,7 +417,7 @@ def _open_soundfile(path: Path) -> sf.SoundFile:
     if not _is_mpeg(head) and not head.startswith(_MAGIC):
         raise _Unreadable
     try:
-        file = sf.SoundFile(str(path))
+        file = sf.SoundFile(_for_libsndfile(path))
     except (sf.LibsndfileError, TypeError) as error:  # TypeError: *.raw, which has no header
         raise _Unreadable from error
     try:
@@ -639,6 +640,14 @@ def _existing(path: Path_) -> Path:
         raise AudioError(f"{path.name!r} cannot be opened: {_reason(error)}") from error
 
 
+def _for_libsndfile(path: Path) -> str | bytes:
+    """The path as libsndfile takes it: soundfile refuses text that UTF-8 cannot hold.
+
+    Songs from old discs and archives have such names.
+    """
+    return str(path) if os.name == "nt" else os.fsencode(path)
+
+
 def _check_header(path: Path, sample_rate: int, channels: int) -> None:
     low, high = SAMPLE_RATES
     if not low <= sample_rate <= high:
@@ -685,7 +694,9 @@ def _clean_tags(tags: Mapping[str, str]) -> dict[str, str]:
 
 
 def _reason(error: Exception) -> str:
-    return (getattr(error, "strerror", None) or str(error)).rstrip(".").lower()
+    # libsndfile's own words are `error_string`; the rest tells of a file that has no name yet
+    own = getattr(error, "strerror", None) or getattr(error, "error_string", None)
+    return (own or str(error)).rstrip(".").lower()
 
 
 # ----------------------------------------------------------------------------------------------
@@ -781,7 +792,7 @@ class Writer:
         self._part = _hidden(self.path)
         try:
             self._file = sf.SoundFile(
-                str(self._part),
+                _for_libsndfile(self._part),
                 "w",
                 sample_rate,
                 channels,
@@ -792,7 +803,8 @@ class Writer:
             for key, value in tags.items():
                 setattr(self._file, key, value)
         except (sf.SoundFileError, ValueError, OSError) as error:
-            self._part.unlink(missing_ok=True)
+            with suppress(OSError):
+                self._part.unlink(missing_ok=True)
             raise _cannot_write(self.path, error) from error
 
     def __enter__(self) -> Writer:
@@ -830,7 +842,8 @@ class Writer:
             return
         try:
             self._file.close()
-            with sf.SoundFile(str(self._part)) as written:  # a full disk is not always reported
+            # a full disk is not always reported
+            with sf.SoundFile(_for_libsndfile(self._part)) as written:
                 if written.frames != self.frames:
                     raise OSError("the disk may be full")
             os.replace(self._part, self.path)
@@ -966,8 +979,9 @@ class StemWriter:
         self._targets = {stem: self.folder / f"{name}.{extension}" for stem, name in files.items()}
         self._channels: int | None = None
         self._finished = False
-        self._made = [p for p in (self.folder, *self.folder.parents) if not p.exists()]
+        self._made: list[Path] = []
         try:
+            self._made = [p for p in (self.folder, *self.folder.parents) if not p.exists()]
             self.folder.mkdir(parents=True, exist_ok=True)
             self._work = Path(tempfile.mkdtemp(prefix=".stems-", dir=self.folder))
             self._raw = {stem: (self._work / f"{i}.f32").open("wb") for i, stem in enumerate(files)}
@@ -1145,9 +1159,12 @@ def _hidden(path: Path) -> Path:
 
 
 def _cannot_write(path: Path, error: Exception) -> AudioError:
-    if not path.parent.is_dir():
-        return AudioError(f"cannot write {path.name}: there is no folder {path.parent}")
     reason = _reason(error)
+    # only where the system gave no better reason
+    if not getattr(error, "strerror", None) or isinstance(error, FileNotFoundError):
+        with suppress(OSError):  # a folder that hides what it holds
+            if not path.parent.is_dir():
+                return AudioError(f"cannot write {path.name}: there is no folder {path.parent}")
     if reason in ("", "system error"):  # all that libsndfile tells of a disk
         reason = "the disk may be full or the folder closed to writing"
     return AudioError(f"cannot write {path.name}: {reason}")

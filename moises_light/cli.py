@@ -1,7 +1,7 @@
 """The command line: separate files, list presets, open the page, train and evaluate.
 
 Exit codes: 0 all went well, 1 some files failed, 2 the command cannot be carried out as given,
-130 stopped with Ctrl-C or SIGTERM.
+130 stopped with Ctrl-C, SIGTERM or SIGHUP.
 """
 
 from __future__ import annotations
@@ -93,19 +93,27 @@ class Job:
 
 
 @contextmanager
-def sigterm_as_ctrl_c() -> Iterator[None]:
-    """Told to end from elsewhere, clean up as with Ctrl-C; only the main thread can be told."""
+def end_as_ctrl_c() -> Iterator[None]:
+    """Told to end from elsewhere, or by a terminal that is closed, clean up as with Ctrl-C.
+
+    Only the main thread can be told. What the process was started to ignore, as with `nohup`, it
+    goes on to ignore.
+    """
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    numbers = [getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name)]
+    before = {n: signal.getsignal(n) for n in numbers if signal.getsignal(n) != signal.SIG_IGN}
+    for number in before:
+        signal.signal(number, signal.default_int_handler)
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, signal.SIG_DFL if before is None else before)
+        for number, handler in before.items():
+            signal.signal(number, signal.SIG_DFL if handler is None else handler)
 
 
-@sigterm_as_ctrl_c()
+@end_as_ctrl_c()
 def separate(args: argparse.Namespace) -> int:
     """Separate every file; one that fails does not keep the others."""
     model = weights.load_pretrained(args.preset, args.checkpoints)
@@ -136,7 +144,9 @@ def separate(args: argparse.Namespace) -> int:
         except (ValueError, OSError, RuntimeError, MemoryError) as error:
             failed += 1
             text = one_line(error)
-            say(text if job.song.name in text else f"{name}: {text}")
+            named = text.startswith(job.song.name) or str(job.song) in text
+            told = named and isinstance(error, audio.AudioError)
+            say(text if told else f"{name}: {text}")
             continue
         took = time.monotonic() - started
         music, work = music + seconds, work + took
@@ -416,8 +426,15 @@ def _add_app_arguments(parser: argparse.ArgumentParser) -> None:
     parser.set_defaults(run=app)
     add = parser.add_argument
     add("--host", default="127.0.0.1", help="address to listen at (default: %(default)s)")
-    add("--port", type=int, default=7860, help="port to listen at (default: %(default)s)")
+    add("--port", type=port, default=7860, help="port to listen at (default: %(default)s)")
     _add_checkpoints_argument(parser)
+
+
+def port(text: str) -> int:
+    """A port as it is given on the command line; 0 takes any that is free."""
+    if text.isdecimal() and int(text) < 2**16:
+        return int(text)
+    raise argparse.ArgumentTypeError(f"{text!r} is no port; give a whole number from 0 to 65535")
 
 
 def _import(name: str, extra: str) -> ModuleType:

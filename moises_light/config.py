@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, fields, replace
 from types import MappingProxyType
 from typing import Any
@@ -70,6 +70,10 @@ class Config:
             raise ValueError(
                 f"sources is the text {self.sources!r}; give a list of names, "
                 f"for example [{self.sources!r}]"
+            )
+        if not isinstance(self.sources, Iterable):
+            raise ValueError(
+                f"sources is {self.sources!r}; give a list of names, for example ['vocals']"
             )
         object.__setattr__(self, "sources", tuple(self.sources))
         self._check_sources()
@@ -143,6 +147,8 @@ class Config:
 
     def keys(self) -> Iterator[str]:
         return (field.name for field in fields(self))
+
+    __iter__ = keys
 
     def __getitem__(self, key: str) -> Any:
         if key not in self.keys():

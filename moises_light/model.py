@@ -660,7 +660,15 @@ class MoisesLight(nn.Module):
             raise ValueError(f"the mixture has shape {shape}; this network takes {wanted}")
         own = self.first_conv.conv.weight.dtype
         if own in (torch.float16, torch.bfloat16):
-            raise ValueError(f"the weights are {own}; keep float32 and use torch.autocast")
+            raise ValueError(
+                f"the weights are {own}; keep float32 and use torch.autocast with torch.bfloat16"
+            )
+        device = mixture.device.type
+        if torch.is_autocast_enabled(device) and torch.get_autocast_dtype(device) == torch.float16:
+            raise ValueError(
+                "torch.autocast is set to float16, which this network's activations overflow; "
+                "give it dtype=torch.bfloat16"
+            )
         if mixture.dtype == torch.float64 != own:
             raise ValueError(f"the mixture is {mixture.dtype}, the weights {own}; give .float()")
         if not torch.isfinite(mixture).all():

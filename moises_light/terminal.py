@@ -10,14 +10,19 @@ from tqdm import tqdm
 
 
 def say(text: str) -> None:
-    """A line for the person, above the progress bar if there is one."""
-    tqdm.write(text, file=sys.stderr)
+    """A line for the person, above the progress bar if there is one.
+
+    What a terminal would obey instead of printing, as names of files may hold, is escaped.
+    """
+    shown = "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
+    tqdm.write(shown, file=sys.stderr)
 
 
 def one_line(error: BaseException) -> str:
     """What an error says, on one line."""
     text = " ".join(str(error).split()) or type(error).__name__
-    if isinstance(error, torch.OutOfMemoryError | MemoryError):
+    # on the CPU, torch raises a plain RuntimeError
+    if isinstance(error, torch.OutOfMemoryError | MemoryError) or "DefaultCPUAllocator" in text:
         text = "not enough memory; try --batch-size 1, a shorter --segment or --device cpu"
     return text
 

@@ -120,7 +120,7 @@ def load_pretrained(preset: str | Path, folder: str | Path | None = None) -> Moi
     path = find(str(preset), folder) if by_name else Path(preset)
     checkpoint = load(path)
     if by_name and checkpoint.config != configs[str(preset)]:
-        raise ValueError(f"{path} describes another network than {preset}; load it by its path")
+        raise ValueError(_another_network(path, str(preset)))
     model = MoisesLight(**checkpoint.config)
     model.load_state_dict(checkpoint.state_dict)
     return model.eval()
@@ -137,7 +137,11 @@ def load(path: str | Path) -> Checkpoint:
     config, metadata = _read_header(path)
     state_dict, _ = read_tensors(path)
     _check_size(path, config, len(state_dict))
-    problems = _differences(_expected(config), state_dict)
+    try:
+        expected = _expected(config)
+    except RuntimeError as error:
+        raise ValueError(f"{path} describes a network that is too large for torch") from error
+    problems = _differences(expected, state_dict)
     problems += [f"{key} is not finite" for key in _not_finite(state_dict)]
     if problems:
         raise ValueError(f"{path} does not fit the network of its config: {'; '.join(problems)}")
@@ -207,13 +211,18 @@ def save(
         raise ValueError(f"weights are not stored as {dtype}; choose one of {_STORED}")
     header = _make_header(model.config, metadata or {})
     state_dict = {
-        key: x.detach().to("cpu", dtype if x.is_floating_point() and x.ndim > 1 else x.dtype)
-        for key, x in model.state_dict().items()
+        key: x.detach().to("cpu", _stored_dtype(x, dtype)) for key, x in model.state_dict().items()
     }
     bad = _not_finite(state_dict)
     if bad:
         raise ValueError(f"not finite as {dtype}, so not saved: {', '.join(bad)}")
     write_tensors(path, state_dict, header)
+
+
+def _stored_dtype(x: Tensor, dtype: torch.dtype) -> torch.dtype:
+    if not x.is_floating_point():
+        return x.dtype
+    return dtype if x.ndim > 1 else torch.float32
 
 
 def write_tensors(
@@ -282,7 +291,7 @@ def find(preset: str, folder: str | Path | None = None) -> Path:
             return path
     repo, pin = _repository(), _pin(preset)
     if repo and pin:
-        return _download(preset, repo, pin)
+        return _download(preset, repo, pin, places[0])
     if repo:
         hub = (
             f"{repo} on the Hub is not asked, since no commit and SHA-256 are pinned: set "
@@ -301,7 +310,8 @@ def find(preset: str, folder: str | Path | None = None) -> Path:
 def available(folder: str | Path | None = None) -> dict[str, Info]:
     """Presets that have weights. Reads headers only and downloads nothing.
 
-    A file that cannot be read is left out, with a warning in the log.
+    A file that cannot be read, or describes another network, is left out, with a warning in the
+    log.
 
     Args:
         folder: where to look, see `find`.
@@ -323,8 +333,15 @@ def available(folder: str | Path | None = None) -> dict[str, Info]:
         except ValueError as error:
             _log.warning("left out: %s", error)
             continue
+        if header_config != config:
+            _log.warning("left out: %s", _another_network(path, preset))
+            continue
         found[preset] = Info(path, header_config, metadata["card"])
     return found
+
+
+def _another_network(path: Path, preset: str) -> str:
+    return f"{path} describes another network than {preset}; load it by its path"
 
 
 # --------------------------------------------------------------------------- the Hub
@@ -407,7 +424,7 @@ def _hashes(text: str) -> dict[str, str]:
     return pairs
 
 
-def _download(preset: str, repo: str, pin: Pin) -> Path:
+def _download(preset: str, repo: str, pin: Pin, place: Path) -> Path:
     from huggingface_hub import hf_hub_download
     from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
 
@@ -419,7 +436,7 @@ def _download(preset: str, repo: str, pin: Pin) -> Path:
     except LocalEntryNotFoundError as error:
         raise MissingWeights(
             f"{name} is not on this machine and {where} cannot be reached; "
-            f"connect, or put the file in {folders()[0]}"
+            f"connect, or put the file in {place}"
         ) from error
     except EntryNotFoundError as error:
         raise MissingWeights(f"{where} has no {name}") from error

@@ -2,8 +2,10 @@
 
 import doctest
 import os
+import shutil
 import subprocess
 import sys
+import tempfile
 import textwrap
 import tracemalloc
 import wave
@@ -683,8 +685,10 @@ def test_what_is_no_file_is_refused(tmp_path: Path) -> None:
         ({"channels": 3}, "channels=3; choose 1"),
         ({"sample_rate": 0}, "sample_rate=0 Hz"),
         ({"start": -1}, "start=-1 s; choose 0 or more"),
+        ({"start": float("inf")}, "start=inf s; choose 0 or more"),
         ({"seconds": 0}, "seconds=0; choose more than 0"),
         ({"seconds": float("nan")}, "seconds=nan"),
+        ({"seconds": float("inf")}, "seconds=inf; choose more than 0, or None"),
     ],
 )
 def test_arguments_outside_their_range_are_refused(
@@ -897,6 +901,58 @@ def test_what_cannot_be_written_is_refused_and_leaves_nothing(
     with pytest.raises(ValueError, match=message):
         call(tmp_path)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_place_that_cannot_be_written_says_why(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("no folder")
+    with pytest.raises(AudioError, match="cannot write song: not a directory"):
+        StemWriter(tmp_path / "file" / "out" / "song", ["a"])
+    (tmp_path / "gone").mkdir()
+    writer = Writer(tmp_path / "gone" / "a.wav")
+    writer.write(torch.zeros(2, 10))
+    shutil.rmtree(tmp_path / "gone")
+    with pytest.raises(AudioError, match=r"cannot write a\.wav: there is no folder .*gone"):
+        writer.close()
+
+
+CLOSED = """
+    import os, sys
+    from pathlib import Path
+    import torch
+    from moises_light.audio import AudioError, StemWriter, save
+
+    folder = Path(sys.argv[1])
+    if os.geteuid() == 0:
+        os.setuid(65534)  # whom the modes of folders bind
+    for name in ("read", "none"):
+        for call in (
+            lambda: save(folder / name / "A.wav", torch.zeros(2, 10)),
+            lambda: StemWriter(folder / name / "out" / "song", ["a"]),
+        ):
+            try:
+                call()
+            except AudioError as error:
+                print(error)
+"""
+
+
+@pytest.mark.skipif(os.name != "posix", reason="needs the modes of folders")
+def test_a_folder_closed_to_writing_is_told() -> None:
+    with tempfile.TemporaryDirectory() as name:  # pytest's own folders are closed to others
+        folder = Path(name)
+        folder.chmod(0o755)
+        for mode, part in ((0o555, "read"), (0, "none")):
+            (folder / part).mkdir()
+            (folder / part).chmod(mode)
+        command = [sys.executable, "-c", textwrap.dedent(CLOSED), name]
+        result = subprocess.run(
+            command, capture_output=True, text=True, timeout=60, cwd=Path(__file__).parents[1]
+        )
+        for part in ("read", "none"):
+            (folder / part).chmod(0o755)
+    closed = "the disk may be full or the folder closed to writing"
+    said = [f"cannot write A.wav: {closed}", "cannot write song: permission denied"]
+    assert (result.stdout.splitlines(), result.stderr) == (said * 2, "")
 
 
 # -------------------------------------------------------------------------------- growing files

@@ -6,6 +6,7 @@ import inspect
 import io
 import os
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -211,6 +212,34 @@ def test_names_that_no_terminal_can_show_are_escaped() -> None:
     assert cli.printable(Path("grün.wav")) == "grün.wav"
 
 
+def test_what_is_said_of_a_name_moves_no_cursor(capsys: pytest.CaptureFixture[str]) -> None:
+    Path("\x1b[31mbad.mp3").write_text("no music")
+    assert run("\x1b[31mbad.mp3") == 1
+    said = capsys.readouterr().err
+    assert said.startswith(r"\x1b[31mbad.mp3 holds no audio")
+    assert "\x1b" not in said
+
+
+def test_an_error_that_does_not_name_the_song_gets_its_name(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fail(self: Separator, mixture: object) -> Iterator[Tensor]:
+        raise RuntimeError("a fault of the network")
+
+    monkeypatch.setattr(Separator, "blocks", fail)
+    path = song("a.wav").rename("a")  # a name that many sentences hold
+    assert run(path) == 1
+    assert capsys.readouterr().err == "a: a fault of the network\n"
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="needs names that are no UTF-8")
+@pytest.mark.parametrize("format", ["wav16", "flac", "mp3"])
+def test_a_name_that_is_no_utf8_is_read_and_written(format: str) -> None:
+    path = Path(song("x.wav")).rename(Path(os.fsdecode(b"caf\xe9.wav")))
+    assert run(path, "-o", "out", "--stems", "vocals", "--format", format) == 0
+    assert tree("out") == [os.fsdecode(b"caf\xe9/vocals.") + audio.FORMATS[format]]
+
+
 def test_a_name_that_the_output_cannot_encode_costs_nothing(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -220,6 +249,17 @@ def test_a_name_that_the_output_cannot_encode_costs_nothing(
     sys.stdout.flush()
     assert raw.getvalue().startswith(rb"\u65e5\u672c.wav -> ")
     assert tree("out") == ["b/vocals.wav", "日本/vocals.wav"]
+
+
+@pytest.mark.skipif(os.name != "posix", reason="needs SIGHUP")
+def test_what_is_ignored_stays_ignored() -> None:
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)  # as `nohup` does
+    try:
+        with cli.end_as_ctrl_c():
+            assert signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
+            assert signal.getsignal(signal.SIGTERM) is signal.default_int_handler
+    finally:
+        signal.signal(signal.SIGHUP, before)
 
 
 def test_it_runs_in_any_thread_and_leaves_the_signals_as_they_were() -> None:
@@ -234,10 +274,13 @@ def test_it_runs_in_any_thread_and_leaves_the_signals_as_they_were() -> None:
     assert signal.getsignal(signal.SIGTERM) is before
 
 
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
 def test_running_out_of_memory_is_a_sentence(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    device: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def too_much(self: Separator, mixture: object) -> Iterator[Tensor]:
+        if device == "cpu":
+            torch.empty(2**60, dtype=torch.uint8)
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate\n20 GiB")
 
     monkeypatch.setattr(Separator, "blocks", too_much)
@@ -271,10 +314,8 @@ def test_a_song_is_never_held_whole(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.skipif(os.name != "posix", reason="sends signals")
-@pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM], ids=["ctrl-c", "sigterm"])
-def test_told_to_stop_ends_with_130_and_leaves_no_half_files(
-    tiny: Path, sent: signal.Signals
-) -> None:
+@pytest.mark.parametrize("sent", ["SIGINT", "SIGTERM", "SIGHUP"])
+def test_told_to_stop_ends_with_130_and_leaves_no_half_files(tiny: Path, sent: str) -> None:
     song("long.wav", seconds=60)
     slow = ["--segment", "0.2", "--overlap", "0.9", "--shifts", "200"]
     command = [sys.executable, "-m", "moises_light", "separate", "long.wav", "-o", "out"]
@@ -283,15 +324,15 @@ def test_told_to_stop_ends_with_130_and_leaves_no_half_files(
         env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])},
         stderr=subprocess.PIPE,
         text=True,
-        # a shell's background job ignores SIGINT, and so would its children
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+        # a shell's background job ignores SIGINT, `nohup` SIGHUP, and so would their children
+        preexec_fn=lambda: signal.signal(getattr(signal, sent), signal.SIG_DFL),
     )
     deadline = time.monotonic() + 60
     while not list(Path().glob("out/long/.stems-*")):
         assert process.poll() is None, "it ended before it was stopped"
         assert time.monotonic() < deadline
         time.sleep(0.02)
-    process.send_signal(sent)
+    process.send_signal(getattr(signal, sent))
     _, said = process.communicate(timeout=60)
     assert (process.returncode, said) == (130, "stopped\n")
     assert not Path("out/long").exists()
@@ -356,6 +397,41 @@ def test_app_launches_the_page_with_the_weights_of_the_folder(
     assert (launched["server_name"], launched["server_port"]) == ("127.0.0.1", 7000)
     assert launched.keys() >= {"theme", "css"}
     assert started[0].engine.presets()["paper_small"].card == card
+
+
+def test_a_port_that_is_taken_is_one_sentence(tmp_path: Path) -> None:
+    """Also while the presets are being measured: a thread inside torch aborts what ends then."""
+    pytest.importorskip("gradio")
+    folder = tmp_path / "checkpoints"
+    weights.save(MoisesLight(**configs["paper_small"]), folder / "paper_small.safetensors")
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = str(taken.getsockname()[1])
+        command = [sys.executable, "-m", "moises_light", "app", "--port", port]
+        result = subprocess.run(
+            [*command, "--checkpoints", str(folder)],
+            env={
+                **os.environ,
+                "PYTHONPATH": str(Path(__file__).parents[1]),
+                "MOISES_LIGHT_MEASURE": "1",
+                "MOISES_LIGHT_SHARES": str(tmp_path / "shares"),
+            },
+            capture_output=True,
+            text=True,
+            timeout=300,
+        )
+    assert result.returncode == 2, result.stderr[-2000:]
+    assert len(result.stderr.splitlines()) == 1
+    assert port in result.stderr
+
+
+@pytest.mark.parametrize("port", ["-1", "65536", "x"])
+def test_a_port_that_is_none_is_refused(port: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as end:
+        cli.main(["app", f"--port={port}"])
+    assert end.value.code == 2
+    assert f"{port!r} is no port; give a whole number from 0 to 65535" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

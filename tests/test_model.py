@@ -300,6 +300,14 @@ def test_16_bit_weights_are_refused(dtype: torch.dtype) -> None:
         tiny().to(dtype)(torch.randn(1, 2, 5000).to(dtype))
 
 
+def test_autocast_to_float16_is_refused() -> None:
+    model = tiny()
+    with torch.autocast("cpu", dtype=torch.float16), pytest.raises(ValueError, match="bfloat16"):
+        model(torch.randn(1, 2, 5000))
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert torch.isfinite(model(torch.randn(1, 2, 5000))).all()
+
+
 def test_attention_has_the_gradients_of_torch() -> None:
     ours = [x.requires_grad_() for x in torch.randn(3, 5, 4, 300, 8).unbind()]
     theirs = [x.detach().clone().requires_grad_() for x in ours]
@@ -366,6 +374,7 @@ def test_bad_input_is_refused_in_one_sentence(mixture: torch.Tensor, words: str)
         ({"win_size": 1024}, "win_size=1024 is longer than n_fft=512"),
         ({"hop_size": 400}, "hop_size=400 is more than half of win_size=512"),
         ({"sources": []}, "sources is empty"),
+        ({"sources": None}, "sources is None; give a list of names"),
         ({"sources": "vocals"}, "give a list of names"),
         ({"sources": ["bass", "bass"]}, "names one source twice"),
         ({"n_enc": 0}, "n_enc=0; it must be a whole number >= 1"),

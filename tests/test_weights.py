@@ -97,6 +97,13 @@ def test_half_precision_is_stored_for_matrices_and_read_as_float32(
         torch.testing.assert_close(read[key], x if exact else x.to(dtype).float(), rtol=0, atol=0)
 
 
+def test_double_precision_is_stored_as_single(tiny_model: MoisesLight, tmp_path: Path) -> None:
+    wanted = {key: x.clone() for key, x in tiny_model.state_dict().items()}
+    weights.save(tiny_model.double(), tmp_path / "a.safetensors")
+    read = weights.load(tmp_path / "a.safetensors").state_dict
+    torch.testing.assert_close(read, wanted, rtol=0, atol=0)
+
+
 def test_the_header_describes_the_network_in_text(tiny_model: MoisesLight, saved: Path) -> None:
     fields = header(saved)
     assert fields["format"] == "moises-light-studio/1"
@@ -215,6 +222,7 @@ def _config_with(**changes: Any) -> Callable[[Path], None]:
         (_config_with(G=4.0), "impossible config: G=4.0; it must be a whole number"),
         (_config_with(sources=7), "impossible config"),
         (_config_with(n_enc=10**9), "too few for the 3000000002 layers"),
+        (_config_with(G=2**40), "describes a network that is too large"),
     ],
 )
 def test_load_refuses_a_file_that_is_not_whole(
@@ -361,14 +369,16 @@ def test_a_network_under_the_name_of_another_is_refused(
     assert weights.load_pretrained(tmp_path / "paper_small.safetensors").config == tiny_model.config
 
 
-def test_available_reads_cards_and_leaves_out_what_cannot_be_read(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
+def test_available_reads_cards_and_leaves_out_what_cannot_be_used(
+    tiny_model: MoisesLight, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     path = save_preset("paper_small", tmp_path, CARD)
     (tmp_path / "paper_large.safetensors").write_bytes(b"broken")
+    weights.save(tiny_model, tmp_path / "fullband_small.safetensors")
     found = weights.available(tmp_path)
     assert found == {"paper_small": weights.Info(path, configs["paper_small"], CARD)}
     assert "paper_large.safetensors cannot be read as safetensors" in caplog.text
+    assert "describes another network than fullband_small" in caplog.text
 
 
 # --------------------------------------------------------------------------- the Hub
@@ -465,7 +475,7 @@ def test_without_hub_and_cache_it_says_what_to_do(
         pass  # its port is free again, nobody answers there
     text = find_in_process(hub.url, tmp_path, HF_HUB_OFFLINE=offline)
     assert text.startswith("MissingWeights paper_small.safetensors is not on this machine and")
-    assert "cannot be reached; connect, or put the file in" in text
+    assert f"cannot be reached; connect, or put the file in {tmp_path / 'no checkpoints'}" in text
 
 
 @pytest.mark.hub

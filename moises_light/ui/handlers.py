@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import logging
 import os
 import shutil
@@ -28,6 +29,8 @@ PREVIEW_SECONDS = 30.0
 KEEP_SECONDS = 2 * 3600.0
 KEEP_FREE_BYTES = 2 << 30
 TICK = 0.4
+PATIENCE = 20.0
+"""Seconds in which the run of a page that was left must have come to its next block."""
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
 GONE = "This song is no longer on the server. Drop it once more."
 WHOLE, PREVIEW = "Whole song", "30 s preview"
@@ -90,6 +93,7 @@ class Studio:
         self.shares = shares or Shares()
         self.turnstile = jobs.Turnstile()
         self._runs: dict[str, Run] = {}
+        self._closing = threading.Event()
 
     # ------------------------------------------------------------------ a song comes in
 
@@ -149,6 +153,11 @@ class Studio:
             gr.Error: if there is none.
         """
         take = jobs.load_take(song, slot)
+        if take is None and self.is_busy(song.token):
+            raise gr.Error(
+                "This song is still being separated. Wait for it, or press Stop and take what is "
+                "there."
+            )
         if take is None:
             raise gr.Error("Nothing is separated yet. Press Separate first.")
         return take
@@ -185,6 +194,15 @@ class Studio:
     def is_busy(self, token: str | None, session: str | None = None) -> bool:
         """Whether a song, or the page of that session, has a run that has not ended."""
         return token in self._runs or bool(self._of_session(session))
+
+    def wait_for(self, token: str) -> bool:
+        """Wait until a song has no run, at most `PATIENCE` seconds; whether it has none."""
+        deadline = time.monotonic() + PATIENCE
+        while self.is_busy(token):
+            if time.monotonic() > deadline:
+                return False
+            time.sleep(TICK / 4)
+        return True
 
     def _of_session(self, session: str | None) -> list[Run]:
         return [run for run in list(self._runs.values()) if session and run.session == session]
@@ -319,16 +337,25 @@ class Studio:
         return jobs.sweep(self.root, max_age, KEEP_FREE_BYTES) + self.shares.sweep()
 
     def start_chores(self) -> None:
-        """Measure the presets, then sweep every ten minutes, in a thread that ends with us."""
+        """Measure the presets, then sweep every ten minutes, in a thread that ends before Python.
+
+        A thread that is inside torch when Python ends takes the whole process down with it.
+        """
 
         def chores() -> None:
             if os.environ.get("MOISES_LIGHT_MEASURE", "1") != "0":
-                self.engine.measure()
-            while True:
+                self.engine.measure(self._closing)
+            while not self._closing.is_set():
                 try:
                     self.sweep()
                 except OSError as error:
                     log.warning("could not sweep: %s", error)
-                time.sleep(600)
+                self._closing.wait(600)
 
-        threading.Thread(target=chores, name="studio-chores", daemon=True).start()
+        def close() -> None:
+            self._closing.set()
+            thread.join()
+
+        thread = threading.Thread(target=chores, name="studio-chores", daemon=True)
+        thread.start()
+        atexit.register(close)
