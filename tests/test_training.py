@@ -256,6 +256,42 @@ def test_starts_from_weights(tmp_path: Path, features: int) -> None:
         torch.testing.assert_close(trained[name], start.state_dict()[name], atol=1e-3, rtol=1e-3)
 
 
+@pytest.mark.usefixtures("tiny_preset")
+@pytest.mark.parametrize("frozen", [True, False])
+def test_frozen_norms_keep_the_statistics_of_the_start(tmp_path: Path, frozen: bool) -> None:
+    start = MoisesLight(**TINY)
+    for name, x in start.named_buffers():
+        if name.endswith(("running_mean", "running_var")):
+            x.uniform_(0.5, 2.0)
+    path = tmp_path / "start.safetensors"
+    weights.save(start, path, {})
+    config = TrainConfig(
+        frames=16, batch_size=2, steps=3, bf16=False, start=str(path), frozen_norms=frozen
+    )
+    read = weights.load(run(config, tmp_path / "run"))
+    kept = {k: x for k, x in start.state_dict().items() if "running" in k}
+    assert kept
+    for key, x in kept.items():
+        assert torch.equal(read.state_dict[key], x) == frozen, key
+    moved = [k for k, p in start.named_parameters() if not torch.equal(read.state_dict[k], p)]
+    assert any("tdf.fc" in key for key in moved)
+    text = release.card_text("paper_small", {**SCORED, **read.metadata["card"]})
+    assert ("batch norms frozen" in text) == frozen
+
+
+def test_the_average_of_a_continued_run_is_as_long_as_told() -> None:
+    """A run from nothing forgets its first steps sooner."""
+    averages = {}
+    for fresh in (True, False):
+        update = loop._moving_average(0.99, fresh)
+        average = [torch.ones(1)]
+        for count in range(1, 21):
+            update(average, [torch.zeros(1)], count)
+        averages[fresh] = average[0].item()
+    assert averages[False] == pytest.approx(0.99**20)
+    assert averages[True] < 0.01
+
+
 def test_later_transformers_move_in_steps_of_their_size() -> None:
     """Learning rate times the gain; what decays a step is the same share of every weight."""
     torch.manual_seed(0)
@@ -446,6 +482,7 @@ def test_a_run_without_an_end_is_refused(tmp_path: Path) -> None:
         ({"sources": ("vocals", "accompaniment")}, "sources names accompaniment; choose from"),
         ({"highs_of": ("strings",)}, "highs_of names strings; choose from vocals, drums"),
         ({"preset": "huge"}, "no preset is called 'huge'"),
+        ({"frozen_norms": True}, "frozen_norms keeps the statistics of a start; give start"),
     ],
 )
 def test_bad_runs_are_refused(values: dict[str, object], words: str) -> None:
