@@ -28,7 +28,9 @@ from moises_light import audio, weights  # noqa: E402
 from moises_light.config import SOURCES, configs  # noqa: E402
 from moises_light.model import MoisesLight  # noqa: E402
 from moises_light.ui import engine as engines  # noqa: E402
+from moises_light.ui import handlers, jobs  # noqa: E402
 from moises_light.ui.demo import build_demo, launch_options  # noqa: E402
+from moises_light.ui.share import Shares  # noqa: E402
 
 pytestmark = [pytest.mark.browser, pytest.mark.slow]
 
@@ -194,6 +196,11 @@ def wait(page: Any, condition: str, timeout: float = 60_000) -> None:
     )
 
 
+def centre(page: Any, selector: str) -> tuple[float, float]:
+    box = page.locator(selector).first.bounding_box()
+    return box["x"] + box["width"] / 2, box["y"] + box["height"] / 2
+
+
 def look(page: Any, name: str) -> None:
     folder = os.environ.get("MOISES_LIGHT_SCREENSHOTS")
     if folder:
@@ -355,6 +362,54 @@ def test_a_drag_over_the_lanes_asks_for_audio_where_it_ends(
     assert len(asked) <= 14
 
 
+def test_a_finger_that_scrolls_over_the_lanes_moves_nothing(
+    visit: Callable[..., Any], song: Path
+) -> None:
+    page = visit(viewport={"width": 390, "height": 700}, has_touch=True, is_mobile=True)
+    separate(page, song)
+    page.evaluate("window.studio.transport.setLoop([2, 5])")
+    page.evaluate("window.studio.seek(3)")
+    lane = page.locator(".ml-lane[data-stem=drums] .ml-wave")
+    lane.scroll_into_view_if_needed()
+    box = lane.bounding_box()
+    touch = page.context.new_cdp_session(page)
+    x, y = box["x"] + 0.8 * box["width"], box["y"] + 20
+    before = page.evaluate("window.scrollY")
+    touch.send(
+        "Input.dispatchTouchEvent", {"type": "touchStart", "touchPoints": [{"x": x, "y": y}]}
+    )
+    for step in range(1, 11):
+        points = [{"x": x, "y": y - 15 * step}]
+        touch.send("Input.dispatchTouchEvent", {"type": "touchMove", "touchPoints": points})
+    touch.send("Input.dispatchTouchEvent", {"type": "touchEnd", "touchPoints": []})
+    page.wait_for_function(f"window.scrollY > {before} + 50")
+    assert (state(page)["position"], state(page)["loop"]) == (3, [2, 5])
+    assert page.inner_text(".ml-time b") == "0:03"
+    lane.scroll_into_view_if_needed()
+    page.touchscreen.tap(*centre(page, ".ml-lane[data-stem=drums] .ml-wave"))
+    wait(page, "Math.abs(s.position - 10) < 0.5")
+
+
+def test_pressed_buttons_look_pressed_under_the_pointer(
+    visit: Callable[..., Any], song: Path
+) -> None:
+    page = visit()
+    separate(page, song)
+    mute = ".ml-lane[data-stem=drums] .ml-m"
+
+    def look_of(selector: str) -> list[str]:
+        return page.evaluate(
+            "(s) => { const c = getComputedStyle(document.querySelector(s)); "
+            "return [c.backgroundColor, c.color]; }",
+            selector,
+        )
+
+    page.click(mute)
+    under_the_pointer = look_of(mute)
+    page.mouse.move(5, 5)
+    assert under_the_pointer == look_of(mute) != look_of(".ml-lane[data-stem=bass] .ml-m")
+
+
 def test_a_loop_at_the_end_of_the_song_goes_on(visit: Callable[..., Any], song: Path) -> None:
     page = visit()
     separate(page, song)
@@ -388,6 +443,73 @@ def test_a_song_is_still_there_after_the_page_was_loaded_anew(
     wait(page, "s.phase === 'running'")
     wait(page, "s.phase === 'finished'")
     assert state(visit())["phase"] == "empty", "another tab has no song"
+
+
+def test_stems_that_were_ready_survive_a_page_that_is_loaded_anew(
+    visit: Callable[..., Any], song: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ByFrequency, "pause", 1.5)
+    page = visit()
+    begin(page, song)
+    page.reload()
+    page.wait_for_function("window.studio && window.studio.state().phase === 'stopped'")
+    assert state(page)["ready"]["a"] > 0
+    assert "are kept; you can use them" in page.inner_text(".ml-status")
+    assert audio.load(download(page, "take-bass")).shape[-1] == state(page)["ready"]["a"]
+
+
+def test_a_second_tab_leaves_the_first_ones_run_alone(
+    visit: Callable[..., Any], song: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ByFrequency, "pause", 1.0)
+    monkeypatch.setattr(handlers, "PATIENCE", 0.5)
+    page = visit()
+    begin(page, song)
+    with page.expect_popup() as opened:  # with a copy of what this tab keeps
+        page.evaluate("window.open(location.href)")
+    second = opened.value
+    second.wait_for_function("window.studio && window.studio.state().phase === 'ready'")
+    assert "in another tab" in second.inner_text(".ml-status")
+    monkeypatch.setattr(ByFrequency, "pause", 0.0)
+    wait(page, "s.phase === 'finished' && s.ready.a === 882000")
+
+
+@pytest.mark.parametrize("first", ["example", "link"])
+def test_the_address_does_not_bring_back_what_the_visitor_went_on_from(
+    visit: Callable[..., Any], server: Server, song: Path, tmp_path: Path, first: str
+) -> None:
+    query = "?example=francium&preset=fullband_small"
+    if first == "link":
+        separate(visit(), song)
+        newest = max(server.songs(), key=lambda folder: folder.stat().st_mtime)
+        result = jobs.load_song(newest.parent, newest.name)
+        query = f"?r={Shares().create(result, jobs.load_takes(result)).token}"
+    page = visit(query)
+    wait(page, "['ready', 'finished'].includes(s.phase)")
+    page.reload()
+    page.wait_for_function("window.studio && window.studio.state().phase !== 'empty'")
+    brought = page.inner_text(".ml-name")
+    own = tmp_path / "my own.wav"
+    audio.save(own, tone("bass", 4.0), RATE)
+    page.set_input_files("#song input[type=file]", own)
+    page.wait_for_function("document.querySelector('.ml-name').textContent === 'my own'")
+    page.click("#go")
+    wait(page, "s.phase === 'finished'")
+    page.reload()
+    page.wait_for_function("window.studio && window.studio.state().phase === 'finished'")
+    assert page.inner_text(".ml-name") == "my own" != brought
+    asked = page.evaluate("location.search")
+    assert asked == ("?preset=fullband_small" if first == "example" else "")
+
+
+def test_a_page_whose_session_was_forgotten_still_has_its_song(
+    visit: Callable[..., Any], server: Server, song: Path
+) -> None:
+    page = visit()
+    separate(page, song)
+    # what Gradio does an hour after a connection was lost
+    server.demo.app.state_holder.session_data.clear()
+    assert suggested(download(page, "take-bass")).endswith("-bass-paper_small.wav")
 
 
 def test_a_page_that_is_only_open_keeps_its_song(
@@ -701,6 +823,28 @@ def test_a_and_b_switch_without_a_gap_and_blind(
     assert page.locator(".ml-blind-start").is_visible()
 
 
+def test_parts_of_different_length_are_played_as_they_are(
+    visit: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A quiet beginning, which is all that B has, says nothing about the loudness of A."""
+    path = tmp_path / "crescendo.flac"
+    mixture = torch.stack([tone(name, 20.0) for name in SOURCES]).sum(0)
+    audio.save(path, mixture * torch.linspace(0, 1, mixture.shape[-1]) ** 2, RATE)
+    page = visit()
+    separate(page, path)
+    monkeypatch.setattr(ByFrequency, "pause", 1.0)
+    tab(page, "Compare")
+    page.click("#go-b")
+    wait(page, "s.ready.b > 0 && s.ready.b < 882000")
+    page.click(".ml-stop")
+    wait(page, "s.phase === 'stopped' && s.ready.b > 0")
+    page.click(".ml-deck[data-key=a]")
+    page.click(".ml-play")
+    wait(page, "s.playing")
+    wait(page, "s.buses.a > 0.99")
+    assert "as they are" in page.inner_text(".ml-compare .ml-note")
+
+
 def test_the_odds_of_a_blind_test(visit: Callable[..., Any]) -> None:
     page = visit()
     chance = "Object.assign(new window.studio.Blind(), {votes: {a: %d, b: %d, same: 3}}).chance"
@@ -846,6 +990,37 @@ def test_a_preset_without_weights_cannot_be_run(visit: Callable[..., Any], song:
     page.get_by_role("option", name=re.compile("Paper large")).click()
     page.wait_for_function("document.querySelector('#price').innerText.includes('cannot run')")
     assert page.is_disabled("#go")
+
+
+def test_on_a_phone_a_preset_without_weights_says_so(visit: Callable[..., Any], song: Path) -> None:
+    page = visit("?preset=paper_large", viewport={"width": 390, "height": 844})
+    upload(page, song)
+    page.wait_for_function("document.querySelector('#price').innerText.includes('cannot run')")
+    page.click(".ml-go")
+    assert "cannot run" in page.inner_text(".ml-status")
+
+
+def test_what_is_not_finished_is_called_so(
+    visit: Callable[..., Any], song: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ByFrequency, "pause", 1.0)
+    page = visit()
+    begin(page, song)
+    page.click("#take-bass")
+    page.wait_for_selector("text=still being separated")
+    tab(page, "Share")
+    page.click("#share-make")
+    page.wait_for_function(
+        "document.body.innerText.split('still being separated').length > 2", timeout=20_000
+    )
+
+
+def test_a_preview_of_a_linked_song_begins_within_it(visit: Callable[..., Any]) -> None:
+    page = visit("?example=francium")
+    wait(page, "s.phase === 'ready'")
+    page.get_by_label("30 s preview").check()
+    page.wait_for_selector("#place input", state="visible")
+    assert {x.get_attribute("max") for x in page.locator("#place input").all()} == {"1"}
 
 
 def test_a_name_is_only_ever_text(visit: Callable[..., Any], tmp_path: Path) -> None:

@@ -66,7 +66,8 @@ def build_demo(checkpoints: str | Path | None = None, *, studio: Studio | None =
         fill_width=True,
         delete_cache=(600, 7200),
     ) as demo:
-        token = gr.State(None)
+        # in the page and not in its session, which Gradio forgets an hour after a lost connection
+        token = gr.Textbox(visible="hidden", label="Song of this page")
         gr.HTML((STATIC / "header.html").read_text(encoding="utf-8"), apply_default_css=False)
         lacks = None if EXAMPLE.is_file() else "ml-no-example"
         with gr.Row(elem_id="ml-studio", elem_classes=lacks, equal_height=False):
@@ -206,7 +207,13 @@ def _invitation(text: str, until: str = "result") -> None:
     )
 
 
-def _take_away_tab(studio: Studio, token: gr.State) -> Parts:
+TAKE_AWAY = (
+    "*Your mix* follows the faders above. *Karaoke* is the song without its vocals, "
+    "*drumless* without its drums."
+)
+
+
+def _take_away_tab(studio: Studio, token: gr.Textbox) -> Parts:
     buttons: list[tuple[gr.Button, str]] = []
     with gr.Tab("Take away", id="away"):
         _invitation("Separate a song, and its stems wait here: single, zipped, or as your own mix.")
@@ -234,12 +241,7 @@ def _take_away_tab(studio: Studio, token: gr.State) -> Parts:
                     ("Drumless", "drumless", "take-drumless"),
                 ):
                     buttons.append((gr.Button(label, elem_id=hint, min_width=110), what))
-            note = gr.Markdown(
-                "*Your mix* follows the faders above. *Karaoke* is the song without its vocals, "
-                "*drumless* without its drums.",
-                elem_id="take-note",
-                elem_classes="ml-small",
-            )
+            note = gr.Markdown(TAKE_AWAY, elem_id="take-note", elem_classes="ml-small")
             faders = gr.JSON(visible="hidden", label="Faders")
             file = gr.JSON(visible="hidden", label="File")
 
@@ -266,10 +268,11 @@ def _take_away_tab(studio: Studio, token: gr.State) -> Parts:
             show_progress_on=[button],
             api_visibility="private",
         ).then(None, file, None, js=DOWNLOAD)
+    token.change(lambda: TAKE_AWAY, None, note, queue=False, **QUIET)
     return {"slot": slot}
 
 
-def _views_tab(studio: Studio, token: gr.State) -> Parts:
+def _views_tab(studio: Studio, token: gr.Textbox) -> Parts:
     with gr.Tab("Views", id="views") as tab:
         _invitation("Drop a song to see its spectrogram, and what the network makes of it.", "song")
         with gr.Column(elem_classes="ml-song-needed"):
@@ -319,7 +322,9 @@ def _compare_tab(studio: Studio) -> Parts:
     return {"preset": preset, "go": go, "price": price}
 
 
-def _share_tab(studio: Studio, token: gr.State, desk: Parts, compare: Parts, views: Parts) -> Parts:
+def _share_tab(
+    studio: Studio, token: gr.Textbox, desk: Parts, compare: Parts, views: Parts
+) -> Parts:
     days = f"{studio.shares.days:g} {'day' if studio.shares.days == 1 else 'days'}"
     with gr.Tab("Share", id="share") as tab:
         with gr.Column(elem_classes="ml-result"):
@@ -361,8 +366,9 @@ def _share_tab(studio: Studio, token: gr.State, desk: Parts, compare: Parts, vie
 
     def create(song_token: str, made: Made | None, before: list[Made]) -> tuple[Any, ...]:
         song = studio.song(song_token)
+        takes = jobs.load_takes(song) or [studio.take(song, "a")]
         try:
-            link = studio.shares.create(song, jobs.load_takes(song))
+            link = studio.shares.create(song, takes)
         except Exception as error:
             raise explain(error) from error
         before = [*before, made] if made else before
@@ -456,7 +462,15 @@ def _quote(studio: Studio) -> Callable[..., tuple[Any, Any]]:
     return quote
 
 
-def _wire_song(studio: Studio, token: gr.State, player: gr.HTML, desk: Parts, views: Parts) -> None:
+def _place(song: jobs.Song) -> Any:
+    """Where a preview may begin, and where it begins if nobody moves it."""
+    latest = max(1, int(song.seconds - 30))
+    return gr.update(maximum=latest, value=min(latest, int(song.seconds / 3)))
+
+
+def _wire_song(
+    studio: Studio, token: gr.Textbox, player: gr.HTML, desk: Parts, views: Parts
+) -> None:
     quote = _quote(studio)
     settings = [desk["preset"], desk["device"], desk["extent"]]
 
@@ -465,13 +479,11 @@ def _wire_song(studio: Studio, token: gr.State, player: gr.HTML, desk: Parts, vi
     ) -> list[Any]:
         song = studio.open_song(path, origin)
         studio.leave(request.session_hash)
-        latest = max(1, int(song.seconds - 30))
-        place = gr.update(maximum=latest, value=min(latest, int(song.seconds / 3)))
         text = song.warning or "Listen to the original, or press Separate."
         return [
             song.token,
             payload(song, text=text),
-            place,
+            _place(song),
             # the end of a run that was left frees the button, at its next block
             *quote(preset, device, song.token, extent, request),
             gr.update(choices=plots.choices([]), value="song"),
@@ -533,7 +545,7 @@ def _wire_song(studio: Studio, token: gr.State, player: gr.HTML, desk: Parts, vi
 
 def _wire_runs(
     studio: Studio,
-    token: gr.State,
+    token: gr.Textbox,
     player: gr.HTML,
     desk: Parts,
     compare: Parts,
@@ -671,7 +683,7 @@ def _wire_runs(
 def _wire_links(
     studio: Studio,
     demo: gr.Blocks,
-    token: gr.State,
+    token: gr.Textbox,
     player: gr.HTML,
     desk: Parts,
     compare: Parts,
@@ -698,12 +710,13 @@ def _wire_links(
             else:
                 gr.Warning("This link is already gone, or it is not yours to delete.")
         elif link:
-            yield keep, {"opening": "Opening a shared song …"}, keep, keep, keep, keep, keep
+            yield keep, {"opening": "Opening a shared song …"}, *(keep,) * 6
             try:
                 song = studio.open_link(link)
             except Exception as error:
                 text = explain(error).message
-                yield keep, {"opening": "", "trouble": text}, preset, preset_b, keep, keep, keep
+                failed = {"opening": "", "trouble": text}
+                yield keep, failed, preset, preset_b, *(keep,) * 4
                 return
             takes = jobs.load_takes(song)
             result = studio.shares.look(link) or {"expires": 0}
@@ -718,6 +731,7 @@ def _wire_links(
                 ),
                 tab,
                 gr.update(interactive=True),
+                _place(song),
             )
             return
         elif asked.get("example") == "francium":
@@ -726,31 +740,44 @@ def _wire_links(
             song = studio.open_song(str(EXAMPLE), "example")
             text = "Listen to the original, or press Separate."
             go = gr.update(interactive=bool(runnable))
-            yield song.token, payload(song, text=text), preset, preset_b, keep, tab, go
+            value = payload(song, text=text)
+            yield song.token, value, preset, preset_b, keep, tab, go, _place(song)
             return
         mine = jobs.load_song(studio.root, kept)
         if mine is not None and not link:
             mine.touch()
-            studio.stop(mine.token)
-            takes = jobs.load_takes(mine)
-            text = "The page was loaded anew. Your song is still here."
+            phase, text = "ready", "The page was loaded anew. Your song is still here."
+            takes = []
+            if studio.is_busy(mine.token):
+                yield keep, {"opening": "Fetching your song …"}, *(keep,) * 6
+            # a run ends where its page goes, at its next block; that of a page which is still
+            # open goes on, for this may be a second one
+            if studio.wait_for(mine.token):
+                takes = jobs.load_takes(mine)
+                phase = takes[-1].state if takes else phase
+                if phase == "stopped":
+                    text = f"The page was loaded anew. {words.ended(takes[-1], jobs.SAMPLE_RATE)}"
+            else:
+                text = "This song is being separated in another tab. Load this one anew later."
             yield (
                 mine.token,
-                payload(mine, takes, phase="finished" if takes else "ready", text=text),
+                payload(mine, takes, phase=phase, text=text, slot=takes[-1].slot if takes else "a"),
                 preset,
                 preset_b,
                 gr.update(choices=plots.choices(takes)),
                 tab,
                 gr.update(interactive=bool(runnable)),
+                _place(mine),
             )
             return
-        yield keep, keep, preset, preset_b, keep, tab, keep
+        yield keep, keep, preset, preset_b, keep, tab, keep, keep
 
     kept = gr.Textbox(visible="hidden", label="Song of this tab")
+    arrival = [token, player, desk["preset"], compare["preset"], views["view"], tabs]
     demo.load(
         arrive,
         kept,
-        [token, player, desk["preset"], compare["preset"], views["view"], tabs, desk["go"]],
+        [*arrival, desk["go"], desk["place"]],
         js=KEPT,
         concurrency_limit=4,
         concurrency_id="decode",

@@ -13,7 +13,8 @@ const press = (id) => { const e = document.querySelector(id); if (e) (e.matches(
 const stage = () => document.querySelector('#ml-studio') || document.body;
 
 let value = null, faders = {}, stems = [], chosen = false, blind = null, dirty = true, ratios = {};
-let held = null;                                     // where a drag over the song points, while it plays on
+let held = null;                                     // where a drag over the song points, until it ends
+let linked = null;                                   // the song that a shared link brought, or 'next'
 let waves = {};                                      // key -> {bytes, stems, url, loaded, busy}
 let colours = {};
 const transport = new Transport(() => { dirty = true; face(); });
@@ -22,7 +23,7 @@ transport.loopOff = () => { transport.loop = null; };
 // ---- what the server says -----------------------------------------------------------------------
 function load(next) {
   const opening = next && 'opening' in next ? next : null;
-  if (opening) next = null;
+  if (opening) { next = null; linked = opening.opening ? 'next' : null; }
   $('.ml-invite').textContent = opening ? (opening.opening || opening.trouble) : 'Drop a song anywhere on this page';
   $('.ml-hint').hidden = $('.ml-actions').hidden = !!(opening && opening.opening);
   root.dataset.trouble = opening && opening.trouble ? '1' : '';
@@ -32,6 +33,8 @@ function load(next) {
   root.dataset.phase = next ? next.phase : 'empty';
   stage().dataset.stage = next ? (next.takes.some((take) => take.ready) ? 'result' : 'song') : 'empty';
   if (!next) { stems = []; face(); return; }
+  if (linked === 'next') linked = next.token;
+  settle(next.token);
   try { sessionStorage.setItem('studio-song', next.token); } catch { /* private window */ }
   if (blind && blind.serials !== serials()) endBlind();
   transport.open(next.rate);
@@ -58,6 +61,14 @@ function load(next) {
   $('.ml-facts').textContent = next.facts;
   buildDecks(); buildCompare(); levels(); face();
   if (chosen) takeFrom(transport.active);
+}
+
+// Loaded anew, the page's address must not bring back what the visitor has gone on from.
+function settle(token) {
+  const here = new URL(location.href);
+  here.searchParams.delete('example');
+  if (token !== linked) for (const name of ['r', 'delete']) here.searchParams.delete(name);
+  if (here.href !== location.href) history.replaceState(history.state, '', here);
 }
 
 // Waveform bytes grow with the file; only the new part is asked for.
@@ -96,11 +107,12 @@ function mixFor(key) {
 function matched(key) {
   const a = transport.decks.get('a'), b = transport.decks.get('b');
   if (!a || !b || (key !== 'a' && key !== 'b') || !a.gram.length || !b.gram.length) return 1;
+  if (a.ready !== b.ready) return 1;     // two parts of a song may differ in loudness by themselves
   const energy = (deck) => {
     const g = levelsFor(deck);
     let sum = 0;
     for (let i = 0; i < g.length; i++) for (let j = 0; j < g.length; j++) sum += g[i] * g[j] * deck.gram[i][j];
-    return sum / Math.max(1, deck.ready);
+    return sum;
   };
   const ea = energy(a), eb = energy(b);
   if (ea <= 0 || eb <= 0) return 1;
@@ -174,9 +186,9 @@ function toggle(name, what) { if (!faders[name]) return; faders[name][what] = !f
 
 // Click to seek, drag to scrub; over the song's own waveform a drag marks the loop.
 function scrub(canvas, marks = false) {
-  let from = null;
+  let from = null, before = null;
   const at = (event) => { const box = canvas.getBoundingClientRect(); return Math.min(1, Math.max(0, (event.clientX - box.left) / box.width)) * transport.duration; };
-  canvas.onpointerdown = (event) => { if (!value || event.button) return; from = at(event); canvas.setPointerCapture(event.pointerId); if (!marks) hold(from); };
+  canvas.onpointerdown = (event) => { if (!value || event.button) return; from = at(event); before = transport.loop; canvas.setPointerCapture(event.pointerId); if (!marks) hold(from); };
   canvas.onpointermove = (event) => {
     if (from === null) return;
     const to = at(event);
@@ -190,10 +202,14 @@ function scrub(canvas, marks = false) {
     else release(at(event));
     delete canvas.dataset.drag; from = null; face();
   };
-  canvas.onpointercancel = () => { from = held = null; };
+  // the page scrolls instead, and nothing was meant
+  canvas.onpointercancel = () => {
+    if (canvas.dataset.drag) { transport.loop = before; delete canvas.dataset.drag; }
+    from = held = null; face();
+  };
 }
-// While it plays, a drag moves the playhead alone: every place on the way would ask for its audio.
-function hold(to) { if (transport.playing) { held = to; dirty = true; } else transport.seek(to); }
+// A drag moves the playhead alone: every place on the way would ask for its audio.
+function hold(to) { held = to; dirty = true; }
 function release(to) { held = null; transport.seek(to); }
 const shownTime = () => held ?? transport.now();
 
@@ -221,7 +237,7 @@ function buildCompare() {
   const box = $('.ml-compare'), both = value.takes.length > 1;
   box.hidden = !both;
   if (!both) { box.replaceChildren(); delete box.dataset.plan; return; }
-  const signature = JSON.stringify([value.takes.map((t) => [t.serial, t.state, t.work]), blind && [blind.rounds, blind.revealed]]);
+  const signature = JSON.stringify([value.takes.map((t) => [t.serial, t.state, t.work, t.ready]), blind && [blind.rounds, blind.revealed]]);
   if (box.dataset.plan === signature) return;
   box.dataset.plan = signature;
   const [a, b] = value.takes;
@@ -236,7 +252,10 @@ function buildCompare() {
     body.append(row('Time here', pace(a), pace(b)), row('Size', ...[a, b].map((t) => `${(t.parameters / 1e6).toFixed(2)} M parameters`)), row('Range', kHz(a.cutoff), kHz(b.cutoff)));
     table.append(head, body);
     const start = button('ml-blind-start', 'Blind test', 'Start a blind test'); start.onclick = startBlind;
-    const note = make('p', 'ml-note', 'A and B are played at the same loudness (equal energy of what you hear). A − B plays only what they disagree on, at its true level.');
+    const loudness = a.ready === b.ready
+      ? 'A and B are played at the same loudness (equal energy of what you hear).'
+      : 'A and B are played as they are, for only a part of A has a B.';
+    const note = make('p', 'ml-note', `${loudness} A − B plays only what they disagree on, at its true level.`);
     refill(box, table, note, start);
     return;
   }
@@ -307,6 +326,8 @@ function face() {
     const running = value.phase === 'running', slow = transport.waiting && !running ? 'Waiting for the connection …' : '';
     const text = transport.error || slow || value.text || (transport.waiting ? 'Waiting for the next block …' : '');
     if (status.textContent !== text) status.textContent = text;
+    const quarter = 25 * Math.floor(4 * share);
+    tell(running && share && !transport.error ? (quarter ? `${quarter} % separated` : 'Separating') : text);
     root.dataset.trouble = transport.error || value.phase === 'failed' ? '1' : '';
     const bar = $('.ml-bar'), percent = share === null || share === undefined ? (value.phase === 'finished' ? 100 : 0) : Math.round(100 * share);
     bar.setAttribute('aria-valuenow', String(percent)); bar.firstElementChild.style.width = `${percent}%`;
@@ -317,6 +338,9 @@ function face() {
   }
   dirty = true;
 }
+
+// A screen reader is told of what begins and ends and of each quarter, not of every block.
+function tell(text) { const said = $('.ml-said'); if (said.textContent !== text) said.textContent = text; }
 
 const fill = (range) => range.style.setProperty('--fill', `${100 * range.value / range.max}%`);
 
@@ -412,7 +436,10 @@ document.addEventListener('keydown', key);
 $('.ml-play').onclick = () => transport.playing ? transport.pause() : transport.play();
 $('.ml-loop').onclick = loopToggle;
 $('.ml-stop').onclick = () => { $('.ml-status').textContent = 'Stopping …'; press('#stop'); };
-$('.ml-go').onclick = () => press('#go');
+$('.ml-go').onclick = () => {
+  const go = document.querySelector('#go');
+  if (go && go.disabled && value) { value = {...value, text: document.querySelector('#price').textContent.trim()}; face(); } else press('#go');
+};
 $('.ml-seek').oninput = (event) => hold(+event.target.value);
 $('.ml-seek').onchange = (event) => release(+event.target.value);
 $('.ml-master-range').oninput = (event) => { transport.setMaster(gainOf(+event.target.value)); face(); };
