@@ -76,7 +76,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         began = time.process_time()
         sources = [dataset.draw(index)[1] for index in range(options.draws)]
         cost = (time.process_time() - began) / options.draws
-        held = np.mean([(s.square().mean((1, 2)) > 1e-8).numpy() for s in sources], axis=0)
+        power = np.stack([s.square().mean((1, 2)).numpy() for s in sources])
+        known = ~np.isnan(power)  # before a backing only the vocals are
+        held = (np.nan_to_num(power) > 1e-8).sum(0) / known.sum(0)
         shares = ", ".join(f"{s} {h:.0%}" for s, h in zip(SOURCES, held, strict=True))
         print(f"{seconds} s: {1000 * cost:.0f} ms of one core a draw; holds {shares}", flush=True)
     heldout = Corpus(options.corpus, "heldout")

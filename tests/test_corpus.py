@@ -433,6 +433,34 @@ def test_bandwidth_is_where_the_highs_end():
     assert build.bandwidth(np.fft.irfft(spectrum)) == pytest.approx(11000, abs=50)
 
 
+def test_a_wall_is_where_an_encoder_cut_the_highs_off():
+    falling = np.fft.rfft(noise(0, 8.0))
+    frequencies = np.linspace(0, 22050, falling.shape[1])
+    falling *= 10 ** (-frequencies / 1000 * 3 / 20)  # 3 dB a kHz, as a voice may fall
+    assert build.wall(np.fft.irfft(falling)) is None
+    assert build.wall(np.zeros((2, 100_000))) is None
+    assert build.wall(np.zeros((2, 100))) is None
+    cut = falling * np.where(frequencies > 11000, 10 ** (-20 / 20), 1.0)
+    assert build.wall(np.fft.irfft(cut)) == pytest.approx(11000, abs=150)
+    # what rises again is no end
+    again = cut * np.where(frequencies > 13000, 10 ** (25 / 20), 1.0)
+    assert build.wall(np.fft.irfft(again)) is None
+
+
+def test_a_song_whose_voice_is_cut_off_says_so(tmp_path):
+    voice = np.fft.rfft(noise(1, 8.0))
+    voice[:, voice.shape[1] * 10000 // 22050 :] *= 0.01
+    stems = {"vocals": np.fft.irfft(voice), "drums": noise(2, 8.0)}
+    for source, stem in stems.items():
+        path = tmp_path / "songs" / "one" / f"{source}.wav"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        soundfile.write(path, stem.T, RATE)
+    build.add_songs(tmp_path / "corpus", tmp_path / "songs", lambda track: None)
+    (track,) = corpus.Corpus(tmp_path / "corpus").tracks
+    assert track.end_of("vocals") == pytest.approx(10000, abs=150)
+    assert track.end_of("drums") is None
+
+
 def test_a_bank_of_ones_own_names_is_built_from(tmp_path, caplog):
     """Nothing in it is called as in our bank: what it has sings, synthetic sounds play the rest."""
     rows = ["path\tclass\tsource\tauthor\tlicence\tnote\tseconds"]

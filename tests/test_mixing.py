@@ -131,6 +131,29 @@ def test_a_band_limited_voice_limits_the_whole_mixture(tmp_path):
     assert spectrum[8200:].square().mean() < 1e-3 * spectrum[:7000].square().mean()
 
 
+@pytest.mark.parametrize("sings", [True, False])
+def test_a_row_without_highs_limits_the_mixtures_that_it_is_in(tmp_path, sings):
+    rows = {source: noise(k) for k, source in enumerate(SOURCES)}
+    write_track(tmp_path, "train", "a", "song", rows, limits={"vocals": 8000.0})
+    write_track(tmp_path, "train", "b", "backing", {BACKING: noise(9)})
+    for backings in (0.0, 1.0):
+        config = MixingConfig(
+            backings=backings,
+            sung=float(sings),
+            negatives=float(not sings),
+            drop=0.0,
+            sparse=0.0,
+            dull=0.0,
+            codec=0.0,
+        )
+        dataset = MixtureDataset(tmp_path, "train", LENGTH, config=config)
+        for index in range(3):
+            mixture, _ = dataset.draw(index)
+            spectrum = torch.fft.rfft(mixture[0] * torch.hann_window(LENGTH)).abs()
+            highs = spectrum[8200:].square().mean() / spectrum[:7000].square().mean()
+            assert highs < 1e-2 if sings else highs > 1e-2
+
+
 def test_bright_pieces_are_those_of_vocals_and_other(folder):
     quiet = {"drop": 0.0, "sparse": 0.0, "negatives": 0.0, "dull": 0.0, "aligned": 0.0}
 

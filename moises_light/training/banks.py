@@ -54,6 +54,7 @@ BANDWIDTH = {
     "speech/flemishguy": 12000.0,
     "speech/nathalie": 12000.0,
     "vocals/dagstuhl_choirset": 11000.0,
+    "vocals/vocobox": 11250.0,
 }
 """Frequency in Hz above which material holds nothing, where that lies below 15 kHz."""
 

@@ -62,6 +62,7 @@ class Track:
         activity: level of every row in dB (full scale = 0), one whole number for each half second.
         level: level of every row in dB over those half seconds in which it plays.
         bandwidth: frequency in Hz above which a row of the track holds nothing, or None.
+        limits: the same of single rows, where it is known which.
         material: names of what the track is made of; rows of `licences.tsv`.
         tags: what a draw may ask for: `lead` for a melody instrument in `other`.
     """
@@ -76,6 +77,11 @@ class Track:
     bandwidth: float | None = None
     material: tuple[str, ...] = ()
     tags: tuple[str, ...] = ()
+    limits: Mapping[str, float] = field(default_factory=dict)
+
+    def end_of(self, row: str) -> float | None:
+        """Frequency in Hz above which nothing can be learnt where this row plays, or None."""
+        return min(filter(None, (self.bandwidth, self.limits.get(row))), default=None)
 
     @property
     def seconds(self) -> float:
@@ -126,6 +132,7 @@ def write_track(
     bandwidth: float | None = None,
     material: Iterable[str] = (),
     tags: Iterable[str] = (),
+    limits: Mapping[str, float] | None = None,
 ) -> Track:
     """Add a track: audio first, under a temporary name, then its line in the index.
 
@@ -169,6 +176,7 @@ def write_track(
         bandwidth=bandwidth,
         material=tuple(sorted(set(material))),
         tags=tuple(tags),
+        limits=dict(limits or {}),
     )
     folder = Path(corpus) / split
     folder.mkdir(parents=True, exist_ok=True)

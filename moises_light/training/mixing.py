@@ -242,7 +242,8 @@ class MixtureDataset:
             choices = {source: choice for source, choice in choices.items() if source in few}
         else:
             choices = self._drop(rng, choices, config.drop * (0.5 if aligned else 1.0))
-        cutoffs = [track.bandwidth for track, _ in choices.values() if track.bandwidth]
+        ends = [track.end_of(source) for source, (track, _) in choices.items()]
+        cutoffs = [end for end in ends if end]
         if rng.random() < config.dull:
             cutoffs.append(float(rng.uniform(11000, 19000)))
         cutoff = min(cutoffs, default=None)
@@ -274,7 +275,7 @@ class MixtureDataset:
         if rng.random() < config.sung and "vocals" in self._single:
             parts.append((SOURCES.index("vocals"), "vocals", self._single["vocals"]))
         chosen = [(number, row, shelf.draw(rng)) for number, row, shelf in parts]
-        cutoffs += [track.bandwidth for _, _, track in chosen if track.bandwidth]
+        cutoffs += [end for _, row, track in chosen if (end := track.end_of(row))]
         cutoff = min(cutoffs, default=None)
         out = np.zeros((len(SOURCES), 2, self.segment_length), np.float32)
         for number, row, track in chosen:
