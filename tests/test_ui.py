@@ -653,6 +653,34 @@ def test_devices_are_those_that_are_there(studio: Studio) -> None:
     assert ("cuda" in names) == torch.cuda.is_available()
 
 
+def test_at_the_end_the_block_is_finished_and_no_other_begun(
+    song: jobs.Song, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun, goes_on = threading.Event(), threading.Event()
+    done: list[int] = []
+
+    def two_blocks(*args: object) -> Iterator[np.ndarray]:
+        for number in range(2):
+            begun.set()
+            goes_on.wait(30)
+            done.append(number)
+            yield np.zeros((4, 2, 10), np.float32)
+
+    monkeypatch.setattr(engines, "_blocks", two_blocks)
+    engine = Engine()
+    blocks = engine.blocks(song, new_take(song))
+    threading.Thread(target=lambda: list(blocks), daemon=True).start()
+    begun.wait(30)
+    engine.rest(0.1)
+    assert done == []
+    threading.Timer(0.2, goes_on.set).start()
+    engine.rest(30)
+    assert done in ([0], [0, 1])
+    finished = len(done)
+    time.sleep(0.3)
+    assert len(done) == finished
+
+
 def test_a_speed_is_only_said_once_it_was_measured(studio: Studio, song: jobs.Song) -> None:
     presets = studio.engine.presets()
     assert "not measured" in words.cost(studio.engine, presets, "paper_small", "cpu", 60)

@@ -150,6 +150,7 @@ class Engine:
         self.folder = None if folder is None else str(folder)
         self.devices = find_devices()
         self._speeds: dict[tuple[str, str], float] = {}
+        self._computing = threading.Lock()
 
     def presets(self) -> dict[str, Preset]:
         """All presets, also those without weights."""
@@ -199,10 +200,21 @@ class Engine:
             residual,
         )
         try:
-            for array in arrays:
+            while True:
+                with self._computing:
+                    array = next(arrays, None)
+                if array is None:
+                    return
                 yield torch.from_numpy(array)
         finally:
             arrays.close()
+
+    def rest(self, seconds: float = 60.0) -> None:
+        """Wait for the block that is being computed, and compute no more.
+
+        A thread that is inside torch when Python ends takes the whole process down with it.
+        """
+        self._computing.acquire(timeout=seconds)
 
     def learn(self, take: jobs.Take) -> None:
         """Remember how fast a run was."""
@@ -214,31 +226,26 @@ class Engine:
         """Seconds of work per second of music, as measured here, or `None`."""
         return self._speeds.get((preset, device))
 
-    def measure(self, stop: threading.Event, seconds: float = 6.0) -> None:
+    def measure(self, seconds: float = 6.0) -> None:
         """Estimate the speed of every preset with weights by one segment of noise.
 
         Meant for a thread of its own right after the start. On ZeroGPU the GPU's time belongs to
         the visitors, so there only finished runs tell.
-
-        Args:
-            stop: ends the work behind the preset that is being measured.
-            seconds: of noise.
         """
         for preset in self.presets().values():
             for device in self.devices:
-                if stop.is_set():
-                    return
                 if not preset.available or (ZERO_GPU and device.name == "cuda"):
                     continue
                 if self.speed(preset.name, device.name) is not None:
                     continue
                 try:
-                    separator = load_separator(self.folder, preset.name, device.name)
-                    noise = 0.1 * torch.randn(jobs.CHANNELS, int(seconds * jobs.SAMPLE_RATE))
-                    begun = time.perf_counter()
-                    for _ in separator.blocks(noise):
-                        pass
-                    spent = time.perf_counter() - begun
+                    with self._computing:
+                        separator = load_separator(self.folder, preset.name, device.name)
+                        noise = 0.1 * torch.randn(jobs.CHANNELS, int(seconds * jobs.SAMPLE_RATE))
+                        begun = time.perf_counter()
+                        for _ in separator.blocks(noise):
+                            pass
+                        spent = time.perf_counter() - begun
                     self._speeds.setdefault((preset.name, device.name), spent / seconds)
                 except Exception as error:  # an estimate must never take the page down
                     log.warning("could not measure %s on %s: %s", preset.name, device.name, error)

@@ -93,7 +93,6 @@ class Studio:
         self.shares = shares or Shares()
         self.turnstile = jobs.Turnstile()
         self._runs: dict[str, Run] = {}
-        self._closing = threading.Event()
 
     # ------------------------------------------------------------------ a song comes in
 
@@ -337,25 +336,17 @@ class Studio:
         return jobs.sweep(self.root, max_age, KEEP_FREE_BYTES) + self.shares.sweep()
 
     def start_chores(self) -> None:
-        """Measure the presets, then sweep every ten minutes, in a thread that ends before Python.
-
-        A thread that is inside torch when Python ends takes the whole process down with it.
-        """
+        """Measure the presets, then sweep every ten minutes, in a thread that ends with us."""
 
         def chores() -> None:
             if os.environ.get("MOISES_LIGHT_MEASURE", "1") != "0":
-                self.engine.measure(self._closing)
-            while not self._closing.is_set():
+                self.engine.measure()
+            while True:
                 try:
                     self.sweep()
                 except OSError as error:
                     log.warning("could not sweep: %s", error)
-                self._closing.wait(600)
+                time.sleep(600)
 
-        def close() -> None:
-            self._closing.set()
-            thread.join()
-
-        thread = threading.Thread(target=chores, name="studio-chores", daemon=True)
-        thread.start()
-        atexit.register(close)
+        threading.Thread(target=chores, name="studio-chores", daemon=True).start()
+        atexit.register(self.engine.rest)
