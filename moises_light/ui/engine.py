@@ -214,7 +214,8 @@ class Engine:
 
         A thread that is inside torch when Python ends takes the whole process down with it.
         """
-        self._computing.acquire(timeout=seconds)
+        if self._computing.acquire(timeout=seconds):
+            time.sleep(0.3)  # the block is written with torch, too
 
     def learn(self, take: jobs.Take) -> None:
         """Remember how fast a run was."""
@@ -226,14 +227,20 @@ class Engine:
         """Seconds of work per second of music, as measured here, or `None`."""
         return self._speeds.get((preset, device))
 
-    def measure(self, seconds: float = 6.0) -> None:
+    def measure(self, stop: threading.Event, seconds: float = 6.0) -> None:
         """Estimate the speed of every preset with weights by one segment of noise.
 
         Meant for a thread of its own right after the start. On ZeroGPU the GPU's time belongs to
         the visitors, so there only finished runs tell.
+
+        Args:
+            stop: ends the work when the preset that is being measured is done.
+            seconds: of noise.
         """
         for preset in self.presets().values():
             for device in self.devices:
+                if stop.is_set():
+                    return
                 if not preset.available or (ZERO_GPU and device.name == "cuda"):
                     continue
                 if self.speed(preset.name, device.name) is not None:

@@ -336,17 +336,28 @@ class Studio:
         return jobs.sweep(self.root, max_age, KEEP_FREE_BYTES) + self.shares.sweep()
 
     def start_chores(self) -> None:
-        """Measure the presets, then sweep every ten minutes, in a thread that ends with us."""
+        """Measure the presets, then sweep every ten minutes, in a thread that ends before Python.
+
+        Then, too, nothing is computed any more, see `Engine.rest`.
+        """
+        stop = threading.Event()
 
         def chores() -> None:
             if os.environ.get("MOISES_LIGHT_MEASURE", "1") != "0":
-                self.engine.measure()
-            while True:
+                self.engine.measure(stop)
+            while not stop.is_set():
                 try:
                     self.sweep()
                 except OSError as error:
                     log.warning("could not sweep: %s", error)
-                time.sleep(600)
+                stop.wait(600)
 
-        threading.Thread(target=chores, name="studio-chores", daemon=True).start()
-        atexit.register(self.engine.rest)
+        thread = threading.Thread(target=chores, name="studio-chores", daemon=True)
+
+        def close() -> None:
+            stop.set()
+            thread.join()
+            self.engine.rest()
+
+        thread.start()
+        atexit.register(close)
