@@ -78,7 +78,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         cost = (time.process_time() - began) / options.draws
         power = np.stack([s.square().mean((1, 2)).numpy() for s in sources])
         known = ~np.isnan(power)  # before a backing only the vocals are
-        held = (np.nan_to_num(power) > 1e-8).sum(0) / known.sum(0)
+        held = (power > 1e-8).sum(0) / known.sum(0)
         shares = ", ".join(f"{s} {h:.0%}" for s, h in zip(SOURCES, held, strict=True))
         print(f"{seconds} s: {1000 * cost:.0f} ms of one core a draw; holds {shares}", flush=True)
     heldout = Corpus(options.corpus, "heldout")

@@ -145,8 +145,7 @@ def separate(args: argparse.Namespace) -> int:
             failed += 1
             text = one_line(error)
             named = text.startswith(job.song.name) or str(job.song) in text
-            told = named and isinstance(error, audio.AudioError)
-            say(text if told else f"{name}: {text}")
+            say(text if named and isinstance(error, audio.AudioError) else f"{name}: {text}")
             continue
         took = time.monotonic() - started
         music, work = music + seconds, work + took

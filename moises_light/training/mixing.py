@@ -242,8 +242,7 @@ class MixtureDataset:
             choices = {source: choice for source, choice in choices.items() if source in few}
         else:
             choices = self._drop(rng, choices, config.drop * (0.5 if aligned else 1.0))
-        ends = [track.end_of(source) for source, (track, _) in choices.items()]
-        cutoffs = [end for end in ends if end]
+        cutoffs = [end for s, (track, _) in choices.items() if (end := track.end_of(s))]
         if rng.random() < config.dull:
             cutoffs.append(float(rng.uniform(11000, 19000)))
         cutoff = min(cutoffs, default=None)

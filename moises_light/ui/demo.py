@@ -366,9 +366,9 @@ def _share_tab(
 
     def create(song_token: str, made: Made | None, before: list[Made]) -> tuple[Any, ...]:
         song = studio.song(song_token)
-        takes = jobs.load_takes(song) or [studio.take(song, "a")]
+        studio.take(song, "a")  # says why where there is none
         try:
-            link = studio.shares.create(song, takes)
+            link = studio.shares.create(song, jobs.load_takes(song))
         except Exception as error:
             raise explain(error) from error
         before = [*before, made] if made else before

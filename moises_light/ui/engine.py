@@ -246,13 +246,12 @@ class Engine:
                 if self.speed(preset.name, device.name) is not None:
                     continue
                 try:
-                    with self._computing:
-                        separator = load_separator(self.folder, preset.name, device.name)
-                        noise = 0.1 * torch.randn(jobs.CHANNELS, int(seconds * jobs.SAMPLE_RATE))
-                        begun = time.perf_counter()
-                        for _ in separator.blocks(noise):
-                            pass
-                        spent = time.perf_counter() - begun
+                    separator = load_separator(self.folder, preset.name, device.name)
+                    noise = 0.1 * torch.randn(jobs.CHANNELS, int(seconds * jobs.SAMPLE_RATE))
+                    begun = time.perf_counter()
+                    for _ in separator.blocks(noise):
+                        pass
+                    spent = time.perf_counter() - begun
                     self._speeds.setdefault((preset.name, device.name), spent / seconds)
                 except Exception as error:  # an estimate must never take the page down
                     log.warning("could not measure %s on %s: %s", preset.name, device.name, error)
