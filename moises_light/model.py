@@ -135,6 +135,24 @@ def add(x: Tensor, y: Tensor) -> Tensor:
     return x + y if torch.is_grad_enabled() else x.add_(y)
 
 
+def convolve_densely(x: Tensor, weight: Tensor, bias: Tensor, groups: int) -> Tensor:
+    """The group convolution as a dense one, with zeros between groups. `[F, N, D] -> [F, N, D']`.
+
+    A GPU has arithmetic to spare and no fast kernels for few channels in groups.
+
+    Args:
+        weight: of the group convolution, `[D', D / groups, k, 1]`.
+    """
+    own = torch.eye(groups, dtype=weight.dtype, device=weight.device)
+    parts = rearrange(weight, "(g o) i k 1 -> g o 1 i k", g=groups)
+    dense = rearrange(parts * own[:, None, :, None, None], "g o h i k -> (g o) (h i) k 1")
+    kernel = dense.shape[2]
+    if kernel == 1:
+        return functional.linear(x, dense[:, :, 0, 0], bias)
+    image = functional.conv2d(x[None].permute(0, 3, 1, 2), dense, bias, padding=(kernel // 2, 0))
+    return image.permute(0, 2, 3, 1)[0]
+
+
 class GroupConv(nn.Module):
     """Convolution along frequency within each band, batch norm, ReLU. `[F, N, D] -> [F, N, D']`.
 
@@ -162,6 +180,8 @@ class GroupConv(nn.Module):
         return batch_norm_relu(y, self.bn) if self.bn.training else y.relu_()
 
     def convolve(self, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+        if x.device.type == "cuda":
+            return convolve_densely(x, weight, bias, self.conv.groups)
         # x[None] comes before the permutation: the other way round torch does not see channels-last
         image = x[None].permute(0, 3, 1, 2)
         image = functional.conv2d(
@@ -192,7 +212,7 @@ class TimeDistributedFrequency(nn.Module):
         if norm.training:
             return batch_norm_relu(y + bias.to(y.dtype), norm)
         scale, shift = scale_and_shift(norm)
-        return torch.addcmul(bias * scale + shift, y, scale).relu_()
+        return torch.addcmul((bias * scale + shift).to(y.dtype), y, scale.to(y.dtype)).relu_()
 
 
 class SplitAndMerge(nn.Module):

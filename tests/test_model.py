@@ -13,7 +13,14 @@ import torch
 from safetensors.torch import load_file
 
 from moises_light import MoisesLight, configs
-from moises_light.model import attend, batch_norm_relu, merge_bands, split_bands
+from moises_light.model import (
+    GroupConv,
+    attend,
+    batch_norm_relu,
+    convolve_densely,
+    merge_bands,
+    split_bands,
+)
 from moises_light.stft import hann_window, istft, stft
 from moises_light.weights import from_reference
 
@@ -207,6 +214,23 @@ def test_every_parameter_gets_a_gradient() -> None:
         # a bias before a batch norm cannot matter, all others do
         before_norm = name.endswith(("conv.bias", "fc1.bias", "fc2.bias"))
         assert before_norm or parameter.grad.abs().max() > 0, name
+
+
+@pytest.mark.parametrize("kernel", [1, 3])
+def test_a_dense_convolution_stands_for_one_in_groups(kernel: int) -> None:
+    conv = GroupConv(12, 24, 4, kernel).double()
+    x = torch.randn(7, 5, 12, dtype=torch.float64, requires_grad=True)
+    assert conv.conv.bias is not None
+    arguments = (x, conv.conv.weight, conv.conv.bias)
+    in_groups, dense = conv.convolve(*arguments), convolve_densely(*arguments, 4)
+    torch.testing.assert_close(dense, in_groups)
+    weights = torch.randn_like(dense)
+    for one, other in zip(
+        torch.autograd.grad((dense * weights).sum(), arguments),
+        torch.autograd.grad((in_groups * weights).sum(), arguments),
+        strict=True,
+    ):
+        torch.testing.assert_close(one, other)
 
 
 def test_folding_the_batch_norms_changes_nothing() -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -38,7 +40,7 @@ def corpus(tmp_path: Path) -> Corpus:
 
 @pytest.mark.parametrize("jobs", [1, 2])
 def test_a_packed_corpus_comes_back(tmp_path: Path, corpus: Corpus, jobs: int) -> None:
-    (part,) = pack.pack(corpus, tmp_path / "packs", 1.0, parts=3, seconds=2.0)
+    (part,) = pack.pack(corpus, tmp_path / "packs", 1.0, parts=3, seconds=2.0, jobs=jobs)
     assert part.stat().st_size < 2**20
     again = tmp_path / "again"
     assert pack.unpack(tmp_path / "packs", again, jobs) == 3
@@ -74,6 +76,16 @@ def test_parts_are_no_larger_than_asked_and_share_no_piece(tmp_path: Path, corpu
     assert pack.unpack(tmp_path / "packs", tmp_path / "again") == 7
     fewer = pack.pack(corpus, tmp_path / "fewer", size, parts=1, seconds=1.0)
     assert len(fewer) == 1
+
+
+def test_a_machine_that_only_trains_needs_little() -> None:
+    script = """
+import sys
+for name in ("av", "gradio", "fluidsynth", "pyworld"):
+    sys.modules[name] = None
+import moises_light.training.cli, moises_light.training.loop, moises_light.training.pack
+"""
+    subprocess.run([sys.executable, "-c", script], check=True)
 
 
 def test_what_cannot_be_packed_or_unpacked_is_told(tmp_path: Path, corpus: Corpus) -> None:

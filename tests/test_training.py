@@ -76,6 +76,24 @@ def run(config: TrainConfig, folder: Path, **options: object) -> Path:
     return loop.train(config, dataset, folder, workers=0, rescan=False, **options)  # type: ignore[arg-type]
 
 
+def test_a_compiled_step_is_the_same_step(
+    tmp_path: Path, tiny_preset: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls = []
+
+    def traced(self: Objective) -> None:
+        calls.append(self)
+        torch.nn.Module.compile(self, backend="eager")  # what is traced, without a C++ compiler
+
+    monkeypatch.setattr(Objective, "compile", traced)
+    config = TrainConfig(frames=16, batch_size=2, steps=2, bf16=False)
+    plain = weights.read_tensors(run(config, tmp_path / "plain"))[0]
+    assert not calls
+    compiled = weights.read_tensors(run(config, tmp_path / "compiled", compiled=True))[0]
+    assert len(calls) == 1
+    torch.testing.assert_close(compiled, plain)
+
+
 def test_snr_loss_is_the_negative_ratio() -> None:
     target = torch.full((3, 2, 1), 1.0)
     mixture = torch.full((3, 1, 1), 2.0)

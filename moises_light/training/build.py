@@ -32,11 +32,12 @@ from moises_light.training.corpus import (
     Track,
     active_level,
     block_levels,
+    fit,
     name_seed,
     write_licences,
     write_track,
 )
-from moises_light.training.songs import find_songs, fit, read_song
+from moises_light.training.songs import find_songs, read_song
 
 _log = logging.getLogger(__name__)
 

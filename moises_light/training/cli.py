@@ -29,6 +29,9 @@ def add_train_arguments(parser: argparse.ArgumentParser) -> None:
         "--tensorboard", action="store_true", help="also log to the run's folder for TensorBoard"
     )
     parser.add_argument(
+        "--compile", action="store_true", help="let torch compile the step; pays in long runs"
+    )
+    parser.add_argument(
         "--export",
         action="store_true",
         help="take no step: write model.safetensors from the last state that the run in --folder "
@@ -83,6 +86,7 @@ def train(args: argparse.Namespace) -> int:
         log_steps=args.log_steps,
         commit=_commit(),
         on_log=track,
+        compiled=args.compile,
     )
     if first:
         print(path)

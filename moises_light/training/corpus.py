@@ -100,6 +100,11 @@ def name_seed(seed: int, name: str) -> np.random.Generator:
     return np.random.default_rng([seed, zlib.crc32(name.encode())])
 
 
+def fit(piece: np.ndarray, length: int) -> np.ndarray:
+    """Cut, or end in silence, to `length` samples: `[C, L] -> [C, length]`."""
+    return np.pad(piece[:, :length], ((0, 0), (0, max(0, length - piece.shape[1]))))
+
+
 def block_levels(audio: np.ndarray) -> np.ndarray:
     """Level of each half second in dB, `[C, L] -> [blocks]`; the last block may be shorter.
 

@@ -1,6 +1,6 @@
 """A corpus small enough to carry to a machine that cannot fetch it.
 
-    python -m moises_light.training.pack CORPUS PACKS --mebibytes 28 --parts 4
+    python -m moises_light.training.pack CORPUS PACKS --mebibytes 28 --parts 4 --jobs 2
     python -m moises_light.training.pack --unpack PACKS CORPUS --jobs 16
 
 cuts the training tracks into pieces, codes every row in Opus at about 35 kbit/s and gathers them in
@@ -15,8 +15,9 @@ import argparse
 import io
 import json
 import tarfile
+from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import Future, ProcessPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -30,12 +31,12 @@ from moises_light.training.corpus import (
     SAMPLE_RATE,
     Corpus,
     Track,
+    fit,
     name_seed,
     read_licences,
     write_licences,
     write_track,
 )
-from moises_light.training.songs import fit
 
 SHARES = {"song": 0.15, "band": 0.4, "bank": 0.15, "backing": 0.3}
 """Share of the bytes that each kind of track gets, as far as there is enough of it."""
@@ -63,6 +64,9 @@ def decode(content: bytes, frames: int) -> np.ndarray:
     return fit(soxr.resample(audio, rate, SAMPLE_RATE).T, frames)
 
 
+AHEAD = 8
+"""Pieces of each kind that are coded before they are wanted."""
+
 Piece = tuple[Track, int, int]
 """A track, where the piece begins in it, and its length, both in samples."""
 
@@ -84,41 +88,58 @@ def pieces(tracks: Iterable[Track], seconds: float, seed: int) -> dict[str, list
 
 
 def pack(
-    corpus: Corpus, out: Path, mebibytes: float, parts: int, seconds: float = 30.0, seed: int = 0
+    corpus: Corpus,
+    out: Path,
+    mebibytes: float,
+    parts: int,
+    seconds: float = 30.0,
+    seed: int = 0,
+    jobs: int = 1,
 ) -> list[Path]:
-    """Write the parts; fewer where the corpus ends before.
+    """Write the parts, coded in several processes; fewer where the corpus ends before.
 
     Raises:
         ValueError: if not one piece fits into a part.
     """
     waiting = pieces(corpus.tracks, seconds, seed)
+    coming: dict[str, deque[Future[dict[str, bytes]]]] = {kind: deque() for kind in KINDS}
     used = dict.fromkeys(KINDS, 0)
     out.mkdir(parents=True, exist_ok=True)
     room = int(mebibytes * 2**20)
     licences = json.dumps(read_licences(corpus.folder.parent)).encode()
     written: list[Path] = []
-    for number in range(parts):
-        if not any(waiting.values()):
-            break
-        path, before = out / f"part-{number}.tar", sum(used.values())
-        with tarfile.open(path, "w") as archive:
-            _add(archive, "licences.json", licences)
-            while any(waiting.values()):
-                kind = min((k for k in KINDS if waiting[k]), key=lambda k: used[k] / SHARES[k])
-                members = _members(corpus, *waiting[kind][-1])
-                size = sum(len(content) + 1024 for content in members.values())
-                if archive.offset + size + 10240 > room:
-                    break
-                waiting[kind].pop()
-                used[kind] += size
-                for name, content in members.items():
-                    _add(archive, name, content)
-        if sum(used.values()) == before:
-            path.unlink()
-            raise ValueError(
-                f"{mebibytes:g} MiB hold not one piece of {seconds:g} s; allow more or cut shorter"
-            )
-        written.append(path)
+    with ProcessPoolExecutor(jobs) as pool:
+
+        def coded(kind: str) -> deque[Future[dict[str, bytes]]]:
+            """The pieces of that kind that are next, so many ahead that no process waits."""
+            while waiting[kind] and len(coming[kind]) < AHEAD:
+                coming[kind].append(pool.submit(_members, corpus, *waiting[kind].pop()))
+            return coming[kind]
+
+        for number in range(parts):
+            path, before = out / f"part-{number}.tar", sum(used.values())
+            if not any(map(coded, KINDS)):
+                break
+            with tarfile.open(path, "w") as archive:
+                _add(archive, "licences.json", licences)
+                while kinds := [kind for kind in KINDS if coded(kind)]:
+                    kind = min(kinds, key=lambda k: used[k] / SHARES[k])
+                    members = coming[kind][0].result()
+                    size = sum(len(content) + 1024 for content in members.values())
+                    if archive.offset + size + 10240 > room:
+                        break
+                    coming[kind].popleft()
+                    used[kind] += size
+                    for name, content in members.items():
+                        _add(archive, name, content)
+            if sum(used.values()) == before:
+                path.unlink()
+                raise ValueError(
+                    f"{mebibytes:g} MiB hold not one piece of {seconds:g} s; "
+                    f"allow more or cut shorter"
+                )
+            written.append(path)
+        pool.shutdown(cancel_futures=True)
     return written
 
 
@@ -205,7 +226,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--parts", type=int, default=1)
     parser.add_argument("--seconds", type=float, default=30.0, help="of a piece of a track")
     parser.add_argument("--seed", type=int, default=0, help="another one packs other pieces")
-    parser.add_argument("--jobs", type=int, default=1, help="processes that unpack")
+    parser.add_argument("--jobs", type=int, default=1, help="processes that code or decode")
     options = parser.parse_args(arguments)
     if options.unpack:
         print(f"{unpack(options.source, options.target, options.jobs)} tracks")
@@ -215,6 +236,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         *(corpus, options.target, options.mebibytes, options.parts),
         seconds=options.seconds,
         seed=options.seed,
+        jobs=options.jobs,
     ):
         print(f"{path}  {path.stat().st_size / 2**20:.1f} MiB")
     return 0

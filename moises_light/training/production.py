@@ -16,8 +16,7 @@ from scipy import signal
 from moises_light.training import effects
 from moises_light.training.bands import Score, pick
 from moises_light.training.banks import fade, mix_in, repitch
-from moises_light.training.corpus import SAMPLE_RATE
-from moises_light.training.songs import fit
+from moises_light.training.corpus import SAMPLE_RATE, fit
 
 WINDOW = 1024
 """Samples of the transform behind filters that move."""

@@ -18,7 +18,7 @@ import soundfile
 import soxr
 
 from moises_light import audio
-from moises_light.training.corpus import SAMPLE_RATE
+from moises_light.training.corpus import SAMPLE_RATE, fit
 
 AUDIO = (".wav", ".flac", ".ogg", ".opus", ".mp3", ".m4a", ".aif", ".aiff")
 
@@ -150,11 +150,6 @@ def read_audio(path: Path | str) -> np.ndarray:
 def to_stereo(sample: np.ndarray) -> np.ndarray:
     """`[C, L] -> [2, L]`: mono on both sides; of more than two channels the first two."""
     return np.repeat(sample, 2, axis=0) if len(sample) == 1 else sample[:2]
-
-
-def fit(piece: np.ndarray, length: int) -> np.ndarray:
-    """Cut, or end in silence, to `length` samples: `[C, L] -> [C, length]`."""
-    return np.pad(piece[:, :length], ((0, 0), (0, max(0, length - piece.shape[1]))))
 
 
 def read_stream(path: Path, number: int) -> np.ndarray:
