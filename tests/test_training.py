@@ -76,6 +76,12 @@ def run(config: TrainConfig, folder: Path, **options: object) -> Path:
     return loop.train(config, dataset, folder, workers=0, rescan=False, **options)  # type: ignore[arg-type]
 
 
+def test_the_loss_goes_where_the_network_is() -> None:
+    model = MoisesLight(**TINY).to("meta")
+    objective = loop._objective(model, TrainConfig())
+    assert {buffer.device.type for buffer in objective.buffers()} == {"meta"}
+
+
 def test_a_compiled_step_is_the_same_step(
     tmp_path: Path, tiny_preset: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -249,7 +249,10 @@ def _make_model(config: TrainConfig, begun: bool) -> MoisesLight:
 
 
 def _objective(model: MoisesLight, config: TrainConfig) -> Objective:
-    return Objective(model, config.loss, config.bf16, config.absent, config.highs, config.highs_of)
+    objective = Objective(
+        *(model, config.loss, config.bf16, config.absent, config.highs, config.highs_of)
+    )
+    return objective.to(next(model.parameters()).device)
 
 
 def _groups(model: MoisesLight, weight_decay: float) -> list[dict[str, Any]]:
