@@ -82,24 +82,6 @@ def test_the_loss_goes_where_the_network_is() -> None:
     assert {buffer.device.type for buffer in objective.buffers()} == {"meta"}
 
 
-def test_a_compiled_step_is_the_same_step(
-    tmp_path: Path, tiny_preset: None, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    calls = []
-
-    def traced(self: Objective) -> None:
-        calls.append(self)
-        torch.nn.Module.compile(self, backend="eager")  # what is traced, without a C++ compiler
-
-    monkeypatch.setattr(Objective, "compile", traced)
-    config = TrainConfig(frames=16, batch_size=2, steps=2, bf16=False)
-    plain = weights.read_tensors(run(config, tmp_path / "plain"))[0]
-    assert not calls
-    compiled = weights.read_tensors(run(config, tmp_path / "compiled", compiled=True))[0]
-    assert len(calls) == 1
-    torch.testing.assert_close(compiled, plain)
-
-
 def test_snr_loss_is_the_negative_ratio() -> None:
     target = torch.full((3, 2, 1), 1.0)
     mixture = torch.full((3, 1, 1), 2.0)
@@ -807,7 +789,10 @@ def test_the_card_has_both_floors_and_the_checkpoint_before() -> None:
     assert "material of which no licence is known: 1 (songs/mine)" in text
     assert "licences of the material" not in text
     assert "It is a start." in text
-    assert "`paper_small`, 575 steps of 4 examples of 64 frames, 0.7 hours" in text
+    assert "`paper_small`, 575 steps of 4 examples of 64 frames, 0.7 hours; loss" in text
+    fast = {**card, "seconds": 372, "device": "NVIDIA H200"}
+    text = release.card_text("paper_small", fast)
+    assert "64 frames, 6.2 minutes on NVIDIA H200; loss" in text
 
 
 @pytest.mark.usefixtures("tiny_preset")

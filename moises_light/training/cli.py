@@ -29,9 +29,6 @@ def add_train_arguments(parser: argparse.ArgumentParser) -> None:
         "--tensorboard", action="store_true", help="also log to the run's folder for TensorBoard"
     )
     parser.add_argument(
-        "--compile", action="store_true", help="let torch compile the step; pays in long runs"
-    )
-    parser.add_argument(
         "--export",
         action="store_true",
         help="take no step: write model.safetensors from the last state that the run in --folder "
@@ -69,6 +66,8 @@ def train(args: argparse.Namespace) -> int:
         torch.set_num_threads(args.threads)
     # shares of attention below 1e-38 are zero anyway, and CPUs are slow with them
     torch.set_flush_denormal(True)
+    # all examples have one shape: cuDNN may try its kernels once and keep the fastest
+    torch.backends.cudnn.benchmark = args.device == "cuda"
     if args.export:
         print(loop.export(args.folder, dataset, device=args.device))
         return 0
@@ -86,7 +85,6 @@ def train(args: argparse.Namespace) -> int:
         log_steps=args.log_steps,
         commit=_commit(),
         on_log=track,
-        compiled=args.compile,
     )
     if first:
         print(path)

@@ -8,7 +8,7 @@ from typing import Any
 from moises_light import weights
 
 KEPT = (
-    *("steps", "examples", "seconds", "seed", "commit", "run"),
+    *("steps", "examples", "seconds", "device", "seed", "commit", "run"),
     *("removed", "pruned", "grafted", "averaged"),
 )
 """What is told of an earlier run, where its card has it."""

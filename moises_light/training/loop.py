@@ -78,7 +78,6 @@ def train(
     commit: str = "",
     on_log: Callable[[dict[str, Any]], None] = lambda row: None,
     rescan: bool = True,
-    compiled: bool = False,
 ) -> Path:
     """Train until the budget is spent, from the run's last saved state where there is one.
 
@@ -96,7 +95,6 @@ def train(
         commit: of the code, for the card.
         on_log: called with each line of the log.
         rescan: let the corpus grow during the run; then resumed equals uninterrupted no longer.
-        compiled: let torch compile the step first, which takes minutes.
 
     Returns:
         `model.safetensors`.
@@ -117,8 +115,6 @@ def train(
     model, average, optimizer = _begin(config, device, begun=(folder / STATE).is_file())
     step, seconds, earlier = _resume(folder, config, model, average, optimizer)
     objective = _objective(model, config)
-    if compiled:
-        objective.compile()
     wrapped = DistributedDataParallel(objective) if world > 1 else objective
     loader = DataLoader(
         Draws(dataset, 400 if rescan else 0),
@@ -336,6 +332,7 @@ class _State:
             "steps": step,
             "examples": step * self.config.batch_size,
             "seconds": round(seconds),
+            "device": torch.cuda.get_device_name() if self.device == "cuda" else self.device,
             "seed": self.config.seed,
             "commit": self.commit,
             "run": json.loads(self.config.to_json()),

@@ -173,7 +173,7 @@ def _run_text(card: Mapping[str, Any]) -> str:
     highs, highs_of = run.get("highs", 1.0), run.get("highs_of", ("vocals",))
     return (
         f"`{run['preset']}`, {card['steps']:,} steps of {run['batch_size']} examples of "
-        f"{run['frames']} frames, {card['seconds'] / 3600:.1f} hours; loss `{run['loss']}` (absent "
+        f"{run['frames']} frames, {_time_text(card)}; loss `{run['loss']}` (absent "
         f"sources weigh {run['absent']:g}"
         + (f", the highs of {' and '.join(highs_of)} {highs:g}" if highs != 1.0 else "")
         + f"), AdamW with a peak of {run['lr']:g}, moving average "
@@ -185,6 +185,13 @@ def _run_text(card: Mapping[str, Any]) -> str:
         + (f"; then grafted: {card['grafted']}" if "grafted" in card else "")
         + (f"; then averaged: {card['averaged']}" if "averaged" in card else "")
     )
+
+
+def _time_text(card: Mapping[str, Any]) -> str:
+    """How long a run took, and on what, where that was no CPU."""
+    seconds, device = card["seconds"], card.get("device", "cpu")
+    told = f"{seconds / 3600:.1f} hours" if seconds >= 1800 else f"{seconds / 60:.1f} minutes"
+    return told if device == "cpu" else f"{told} on {device}"
 
 
 def _tracks_text(tracks: Mapping[str, int] | None) -> str:
