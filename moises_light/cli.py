@@ -9,12 +9,9 @@ from __future__ import annotations
 import argparse
 import importlib
 import io
-import signal
 import sys
-import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
@@ -27,7 +24,7 @@ from moises_light import __version__, audio, weights
 from moises_light.config import DEFAULT_PRESET, Config, configs
 from moises_light.model import count_parameters
 from moises_light.separation import Separator
-from moises_light.terminal import exit_code, one_line, say
+from moises_light.terminal import end_as_ctrl_c, exit_code, one_line, say
 
 FORWARDED = {
     "train": "train weights of your own",
@@ -90,27 +87,6 @@ class Job:
 
     song: Path
     folder: Path
-
-
-@contextmanager
-def end_as_ctrl_c() -> Iterator[None]:
-    """Told to end from elsewhere, or by a terminal that is closed, clean up as with Ctrl-C.
-
-    Only the main thread can be told. What the process was started to ignore, as with `nohup`, it
-    goes on to ignore.
-    """
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    numbers = [getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name)]
-    before = {n: signal.getsignal(n) for n in numbers if signal.getsignal(n) != signal.SIG_IGN}
-    for number in before:
-        signal.signal(number, signal.default_int_handler)
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, signal.SIG_DFL if handler is None else handler)
 
 
 @end_as_ctrl_c()

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import signal
 import sys
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 import torch
 from tqdm import tqdm
@@ -42,3 +45,24 @@ def exit_code(run: Callable[[], int | None], name: str = "error") -> int:
     except (ValueError, OSError) as error:
         say(f"{name}: {one_line(error)}")
         return 2
+
+
+@contextmanager
+def end_as_ctrl_c() -> Iterator[None]:
+    """Told to end from elsewhere, or by a terminal that is closed, clean up as with Ctrl-C.
+
+    Only the main thread can be told. What the process was started to ignore, as with `nohup`, it
+    goes on to ignore.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    numbers = [getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name)]
+    before = {n: signal.getsignal(n) for n in numbers if signal.getsignal(n) != signal.SIG_IGN}
+    for number in before:
+        signal.signal(number, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, signal.SIG_DFL if handler is None else handler)

@@ -20,7 +20,7 @@ import soundfile as sf
 import torch
 from torch import Tensor
 
-from moises_light import audio, cli, weights
+from moises_light import audio, cli, terminal, weights
 from moises_light.config import SOURCES, configs
 from moises_light.model import MoisesLight
 from moises_light.separation import Separator
@@ -255,7 +255,7 @@ def test_a_name_that_the_output_cannot_encode_costs_nothing(
 def test_what_is_ignored_stays_ignored() -> None:
     before = signal.signal(signal.SIGHUP, signal.SIG_IGN)  # as `nohup` does
     try:
-        with cli.end_as_ctrl_c():
+        with terminal.end_as_ctrl_c():
             assert signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
             assert signal.getsignal(signal.SIGTERM) is signal.default_int_handler
     finally:

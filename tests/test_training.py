@@ -7,6 +7,7 @@ import json
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -588,6 +589,25 @@ def test_every_option_of_a_run_is_explained() -> None:
     explained = {action.dest: action.help or "" for action in parser._actions}
     for field in fields(TrainConfig):
         assert len(explained[field.name].split(" (default")[0]) > 10, field.name
+
+
+@pytest.mark.skipif(os.name != "posix", reason="needs SIGHUP")
+@pytest.mark.parametrize("sent", ["SIGTERM", "SIGHUP"])
+def test_a_run_is_told_to_end_from_elsewhere(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, sent: str
+) -> None:
+    number = getattr(signal, sent)
+    before = signal.signal(number, signal.SIG_DFL)  # a background job may ignore it
+    monkeypatch.setattr(mixing, "MixtureDataset", lambda *a: None)
+    # the loop saves its state when it is interrupted, see above
+    monkeypatch.setattr(loop, "train", lambda *a, **k: os.kill(os.getpid(), number))
+    parser = argparse.ArgumentParser()
+    training_cli.add_train_arguments(parser)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            training_cli.train(parser.parse_args(["--folder", str(tmp_path), "--steps", "1"]))
+    finally:
+        signal.signal(number, before)
 
 
 def test_tensorboard_is_asked_for_by_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

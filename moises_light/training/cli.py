@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import re
-import signal
 import subprocess
 from collections.abc import Callable
 from dataclasses import fields
@@ -13,7 +12,7 @@ from typing import Any
 
 import torch
 
-from moises_light.terminal import exit_code, say
+from moises_light.terminal import end_as_ctrl_c, exit_code, say
 from moises_light.training.config import TrainConfig
 
 
@@ -55,6 +54,7 @@ def _meanings() -> dict[str, str]:
     return {name: " ".join(text.split()).rstrip(".") for name, text in arguments}
 
 
+@end_as_ctrl_c()  # a run that is told to end keeps what it learnt
 def train(args: argparse.Namespace) -> int:
     from moises_light.training import loop
     from moises_light.training.mixing import MixtureDataset
@@ -71,8 +71,6 @@ def train(args: argparse.Namespace) -> int:
     if args.export:
         print(loop.export(args.folder, dataset, device=args.device))
         return 0
-    # a run that is told to end keeps what it learnt, as with Ctrl-C
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
     first = loop.current_rank() == 0
     track = tensorboard(args.folder) if args.tensorboard and first else _print
     path = loop.train(
