@@ -64,7 +64,7 @@ def batch_norm_relu(x: Tensor, norm: nn.BatchNorm2d) -> Tensor:
         return y.view_as(x)
     mean, var, momentum, eps = arguments
     y = functional.batch_norm(rows, mean, var, norm.weight, norm.bias, True, momentum, eps)
-    return y.view_as(x).relu_()
+    return relu(y.view_as(x))
 
 
 class _BatchNormReLU(torch.autograd.Function):
@@ -135,6 +135,14 @@ def add(x: Tensor, y: Tensor) -> Tensor:
     return x + y if torch.is_grad_enabled() else x.add_(y)
 
 
+def relu(x: Tensor) -> Tensor:
+    """ReLU of a view, in its memory where no gradient will ask for it.
+
+    Where one will, torch copies the gradient of a view that was changed in place, three times.
+    """
+    return x.relu() if torch.is_grad_enabled() else x.relu_()
+
+
 def convolve_densely(x: Tensor, weight: Tensor, bias: Tensor, groups: int) -> Tensor:
     """The group convolution as a dense one, with zeros between groups. `[F, N, D] -> [F, N, D']`.
 
@@ -177,7 +185,7 @@ class GroupConv(nn.Module):
             scale, shift = scale_and_shift(self.bn)
             weight, bias = weight * scale[:, None, None, None], bias * scale + shift
         y = self.convolve(x, weight, bias)
-        return batch_norm_relu(y, self.bn) if self.bn.training else y.relu_()
+        return batch_norm_relu(y, self.bn) if self.bn.training else relu(y)
 
     def convolve(self, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
         if x.device.type == "cuda":
@@ -259,7 +267,7 @@ class TimeDown(nn.Module):
         if self.bn.training:
             return batch_norm_relu(functional.linear(x, weight, bias), self.bn)
         scale, shift = scale_and_shift(self.bn)
-        return functional.linear(x, weight * scale[:, None], bias * scale + shift).relu_()
+        return relu(functional.linear(x, weight * scale[:, None], bias * scale + shift))
 
 
 class TimeUp(nn.Module):
@@ -278,7 +286,7 @@ class TimeUp(nn.Module):
             weight, bias = weight * scale[:, None], bias * scale + shift
         y = functional.linear(x, rearrange(weight, "j o d -> (j o) d"), bias.repeat(2))
         y = rearrange(y, "f n (j o) -> f (n j) o", j=2)
-        return batch_norm_relu(y, self.bn) if self.bn.training else y.relu_()
+        return batch_norm_relu(y, self.bn) if self.bn.training else relu(y)
 
 
 class RMSNorm(nn.Module):
