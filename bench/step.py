@@ -20,7 +20,8 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from moises_light.model import MoisesLight
 from moises_light.terminal import exit_code
-from moises_light.training.losses import Objective
+from moises_light.training.config import TrainConfig
+from moises_light.training.loop import batch_norms, objective_of
 
 KINDS = {
     "any": nullcontext,
@@ -43,7 +44,8 @@ def step_of(
 ) -> Callable[[], Tensor]:
     """A function that takes a step on noise and returns all gradients as one vector."""
     device = next(model.parameters()).device
-    objective = Objective(model, "bands", bf16, 0.3, 3.0, ("vocals", "other")).to(device)
+    config = TrainConfig(bf16=bf16, absent=0.3, highs=3.0, highs_of=("vocals", "other"))
+    objective = objective_of(model, config)
     generator = torch.Generator().manual_seed(0)
     shape = (examples, 4, 2, (frames - 1) * model.config.hop_size)
     sources = (0.05 * torch.randn(shape, generator=generator)).to(device)
@@ -82,9 +84,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     torch.backends.cudnn.benchmark = options.device == "cuda"
     model = MoisesLight.from_pretrained(options.preset).to(options.device).train()
-    for module in model.modules():
-        if isinstance(module, torch.nn.BatchNorm2d):
-            module.eval()
+    for norm in batch_norms(model):
+        norm.eval()
     given = (model, options.frames, options.examples, options.bf16, KINDS[options.attention])
     steps = {"plain": step_of(*given)}
     if options.compile:

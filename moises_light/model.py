@@ -143,22 +143,29 @@ def relu(x: Tensor) -> Tensor:
     return x.relu() if torch.is_grad_enabled() else x.relu_()
 
 
-def convolve_densely(x: Tensor, weight: Tensor, bias: Tensor, groups: int) -> Tensor:
-    """The group convolution as a dense one, with zeros between groups. `[F, N, D] -> [F, N, D']`.
-
-    A GPU has arithmetic to spare and no fast kernels for few channels in groups.
+def convolve(x: Tensor, weight: Tensor, bias: Tensor, groups: int) -> Tensor:
+    """Convolution along frequency that keeps the length. `[F, N, D] -> [F, N, D']`.
 
     Args:
-        weight: of the group convolution, `[D', D / groups, k, 1]`.
+        weight: `[D', D / groups, k, 1]`, `k` odd.
+    """
+    kernel = weight.shape[2]
+    if kernel == groups == 1:
+        return functional.linear(x, weight[:, :, 0, 0], bias)
+    # x[None] comes before the permutation: the other way round torch does not see channels-last
+    image = x[None].permute(0, 3, 1, 2)
+    image = functional.conv2d(image, weight, bias, padding=(kernel // 2, 0), groups=groups)
+    return image.permute(0, 2, 3, 1)[0]
+
+
+def ungrouped(weight: Tensor, groups: int) -> Tensor:
+    """Weights without groups for the same convolution: zeros between them.
+
+    `[D', D / groups, k, 1] -> [D', D, k, 1]`.
     """
     own = torch.eye(groups, dtype=weight.dtype, device=weight.device)
     parts = rearrange(weight, "(g o) i k 1 -> g o 1 i k", g=groups)
-    dense = rearrange(parts * own[:, None, :, None, None], "g o h i k -> (g o) (h i) k 1")
-    kernel = dense.shape[2]
-    if kernel == 1:
-        return functional.linear(x, dense[:, :, 0, 0], bias)
-    image = functional.conv2d(x[None].permute(0, 3, 1, 2), dense, bias, padding=(kernel // 2, 0))
-    return image.permute(0, 2, 3, 1)[0]
+    return rearrange(parts * own[:, None, :, None, None], "g o h i k -> (g o) (h i) k 1")
 
 
 class GroupConv(nn.Module):
@@ -184,18 +191,12 @@ class GroupConv(nn.Module):
         if not self.bn.training:
             scale, shift = scale_and_shift(self.bn)
             weight, bias = weight * scale[:, None, None, None], bias * scale + shift
-        y = self.convolve(x, weight, bias)
-        return batch_norm_relu(y, self.bn) if self.bn.training else relu(y)
-
-    def convolve(self, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+        groups = self.conv.groups
         if x.device.type == "cuda":
-            return convolve_densely(x, weight, bias, self.conv.groups)
-        # x[None] comes before the permutation: the other way round torch does not see channels-last
-        image = x[None].permute(0, 3, 1, 2)
-        image = functional.conv2d(
-            image, weight, bias, padding=self.conv.padding, groups=self.conv.groups
-        )
-        return image.permute(0, 2, 3, 1)[0]
+            # a GPU has arithmetic to spare and no fast kernels for few channels in groups
+            weight, groups = ungrouped(weight, groups), 1
+        y = convolve(x, weight, bias, groups)
+        return batch_norm_relu(y, self.bn) if self.bn.training else relu(y)
 
 
 class TimeDistributedFrequency(nn.Module):

@@ -17,9 +17,10 @@ from moises_light.model import (
     GroupConv,
     attend,
     batch_norm_relu,
-    convolve_densely,
+    convolve,
     merge_bands,
     split_bands,
+    ungrouped,
 )
 from moises_light.stft import hann_window, istft, stft
 from moises_light.weights import from_reference
@@ -217,12 +218,15 @@ def test_every_parameter_gets_a_gradient() -> None:
 
 
 @pytest.mark.parametrize("kernel", [1, 3])
-def test_a_dense_convolution_stands_for_one_in_groups(kernel: int) -> None:
+def test_a_convolution_without_groups_stands_for_one_with_them(kernel: int) -> None:
     conv = GroupConv(12, 24, 4, kernel).double()
     x = torch.randn(7, 5, 12, dtype=torch.float64, requires_grad=True)
     assert conv.conv.bias is not None
     arguments = (x, conv.conv.weight, conv.conv.bias)
-    in_groups, dense = conv.convolve(*arguments), convolve_densely(*arguments, 4)
+    in_groups = convolve(*arguments, 4)
+    dense = convolve(x, ungrouped(conv.conv.weight, 4), conv.conv.bias, 1)
+    theirs = conv.conv(x.permute(2, 0, 1)[None])[0].permute(1, 2, 0)
+    torch.testing.assert_close(in_groups, theirs)
     torch.testing.assert_close(dense, in_groups)
     weights = torch.randn_like(dense)
     for one, other in zip(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import copy
 import json
 import os
 import re
@@ -79,7 +80,7 @@ def run(config: TrainConfig, folder: Path, **options: object) -> Path:
 
 def test_the_loss_goes_where_the_network_is() -> None:
     model = MoisesLight(**TINY).to("meta")
-    objective = loop._objective(model, TrainConfig())
+    objective = loop.objective_of(model, TrainConfig())
     assert {buffer.device.type for buffer in objective.buffers()} == {"meta"}
 
 
@@ -864,14 +865,24 @@ def test_a_pruned_start_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     weights.save(weights.load_pretrained(first), first, about)
     narrow = tmp_path / "narrow.safetensors"
     told = [str(first), str(narrow), "--features", "4", "--batches", "1", "--batch-size", "2"]
+    told.append("--no-bf16")
     assert prune.main([*told, "--blocks", "0"]) == 0
     assert (weights.load(narrow).config.G, weights.load(narrow).config.n_rope) == (4, 0)
+    # its norms are its own, not those that counted what is gone
+    found = weights.load_pretrained(narrow)
+    config = TrainConfig(frames=88, batch_size=2, bf16=False)
+    again = loop.calibrated(copy.deepcopy(found), config, Tones(config.segment_length), "cpu")
+    for name, buffer in found.named_buffers():
+        torch.testing.assert_close(buffer, again.get_buffer(name), rtol=2e-2, atol=2e-3)
     # what was scored is another network
     assert "sdr" not in weights.load(narrow).metadata["card"]
     config = TrainConfig(frames=16, batch_size=2, steps=1, bf16=False, start=str(narrow))
     card = weights.load(run(config, tmp_path / "second")).metadata["card"]
     text = release.card_text("paper_small", {**SCORED, **card})
-    removed = "then without block 0 of its transformers; then pruned to `G=4`"
+    removed = (
+        "then without block 0 of its transformers; then pruned to `G=4`; "
+        "then batch norms estimated anew from 4 examples"
+    )
     assert re.search(f"first `paper_small`, 2 steps .*; {removed}\n", text)
 
 

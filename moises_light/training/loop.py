@@ -114,7 +114,7 @@ def train(
     torch.manual_seed(config.seed)
     model, average, optimizer = _begin(config, device, begun=(folder / STATE).is_file())
     step, seconds, earlier = _resume(folder, config, model, average, optimizer)
-    objective = _objective(model, config)
+    objective = objective_of(model, config)
     wrapped = DistributedDataParallel(objective) if world > 1 else objective
     loader = DataLoader(
         Draws(dataset, 400 if rescan else 0),
@@ -220,7 +220,7 @@ def _begin(
     """The network, its moving average and its optimizer, before the first step."""
     model = _make_model(config, begun).to(device).train()
     if config.frozen_norms:
-        for norm in _norms(model):
+        for norm in batch_norms(model):
             norm.eval()
     average = AveragedModel(model, multi_avg_fn=_moving_average(config.ema, fresh=not config.start))
     optimizer = torch.optim.AdamW(
@@ -244,7 +244,8 @@ def _make_model(config: TrainConfig, begun: bool) -> MoisesLight:
     return model
 
 
-def _objective(model: MoisesLight, config: TrainConfig) -> Objective:
+def objective_of(model: MoisesLight, config: TrainConfig) -> Objective:
+    """What a run of that config minimises, on the network's device."""
     objective = Objective(
         *(model, config.loss, config.bf16, config.absent, config.highs, config.highs_of)
     )
@@ -273,7 +274,8 @@ def _groups(model: MoisesLight, weight_decay: float) -> list[dict[str, Any]]:
     ]
 
 
-def _norms(model: nn.Module) -> list[nn.BatchNorm2d]:
+def batch_norms(model: nn.Module) -> list[nn.BatchNorm2d]:
+    """The batch norms of a network or of a part of it, in its order."""
     return [m for m in model.modules() if isinstance(m, nn.BatchNorm2d)]
 
 
@@ -363,16 +365,16 @@ def calibrated(
 ) -> MoisesLight:
     """The same network with its batch norms estimated anew from a run's examples, in `eval`.
 
-    For weights that are the mean of others, whose norms belong to none of these. The examples are
-    none that the run's steps draw.
+    For weights that are the mean of others, whose norms belong to none of these, or a part of
+    others. The examples are none that the run's steps draw.
     """
     model.to(device)
-    norms = _norms(model)
+    norms = batch_norms(model)
     for norm in norms:
         norm.reset_running_stats()
         norm.momentum = None  # the plain mean of what follows
     model.train()
-    objective = _objective(model, config)
+    objective = objective_of(model, config)
     first = 1 << 40
     with torch.no_grad():
         for batch in range(CALIBRATION_BATCHES):

@@ -17,7 +17,7 @@ import json
 import tarfile
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures import Executor, Future, ProcessPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -101,46 +101,73 @@ def pack(
     Raises:
         ValueError: if not one piece fits into a part.
     """
-    waiting = pieces(corpus.tracks, seconds, seed)
-    coming: dict[str, deque[Future[dict[str, bytes]]]] = {kind: deque() for kind in KINDS}
-    used = dict.fromkeys(KINDS, 0)
     out.mkdir(parents=True, exist_ok=True)
-    room = int(mebibytes * 2**20)
     licences = json.dumps(read_licences(corpus.folder.parent)).encode()
     written: list[Path] = []
     with ProcessPoolExecutor(jobs) as pool:
-
-        def coded(kind: str) -> deque[Future[dict[str, bytes]]]:
-            """The pieces of that kind that are next, so many ahead that no process waits."""
-            while waiting[kind] and len(coming[kind]) < AHEAD:
-                coming[kind].append(pool.submit(_members, corpus, *waiting[kind].pop()))
-            return coming[kind]
-
-        for number in range(parts):
-            path, before = out / f"part-{number}.tar", sum(used.values())
-            if not any(map(coded, KINDS)):
-                break
-            with tarfile.open(path, "w") as archive:
-                _add(archive, "licences.json", licences)
-                while kinds := [kind for kind in KINDS if coded(kind)]:
-                    kind = min(kinds, key=lambda k: used[k] / SHARES[k])
-                    members = coming[kind][0].result()
-                    size = sum(len(content) + 1024 for content in members.values())
-                    if archive.offset + size + 10240 > room:
-                        break
-                    coming[kind].popleft()
-                    used[kind] += size
-                    for name, content in members.items():
-                        _add(archive, name, content)
-            if sum(used.values()) == before:
-                path.unlink()
-                raise ValueError(
-                    f"{mebibytes:g} MiB hold not one piece of {seconds:g} s; "
-                    f"allow more or cut shorter"
-                )
-            written.append(path)
-        pool.shutdown(cancel_futures=True)
+        coming = _Coming(pool, corpus, pieces(corpus.tracks, seconds, seed))
+        try:
+            while len(written) < parts and coming.first() is not None:
+                path = out / f"part-{len(written)}.tar"
+                if not _fill(path, coming, licences, room=int(mebibytes * 2**20)):
+                    path.unlink()
+                    raise ValueError(
+                        f"{mebibytes:g} MiB hold not one piece of {seconds:g} s; "
+                        f"allow more or cut shorter"
+                    )
+                written.append(path)
+        finally:
+            pool.shutdown(cancel_futures=True)
     return written
+
+
+class _Coming:
+    """Coded pieces of all kinds in one row, in which each kind has its share of the bytes."""
+
+    def __init__(self, pool: Executor, corpus: Corpus, waiting: dict[str, list[Piece]]):
+        self.pool = pool
+        self.corpus = corpus
+        self.waiting = waiting
+        self.coded: dict[str, deque[Future[dict[str, bytes]]]] = {kind: deque() for kind in KINDS}
+        self.used = dict.fromkeys(KINDS, 0)
+
+    def first(self) -> dict[str, bytes] | None:
+        """Files of the piece that is next, if there is one."""
+        kind = self._kind()
+        return None if kind is None else self.coded[kind][0].result()
+
+    def take(self) -> None:
+        """The next piece is used; another one is next."""
+        kind = self._kind()
+        assert kind is not None
+        self.used[kind] += _size(self.coded[kind].popleft().result())
+
+    def _kind(self) -> str | None:
+        for kind, pieces in self.waiting.items():  # so many ahead that no process waits
+            while pieces and len(self.coded[kind]) < AHEAD:
+                self.coded[kind].append(self.pool.submit(_members, self.corpus, *pieces.pop()))
+        left = [kind for kind in KINDS if self.coded[kind]]
+        return min(left, key=lambda k: self.used[k] / SHARES[k]) if left else None
+
+
+def _fill(path: Path, coming: _Coming, licences: bytes, room: int) -> int:
+    """Write a part of at most `room` bytes; returns its number of pieces."""
+    count = 0
+    with tarfile.open(path, "w") as archive:
+        _add(archive, "licences.json", licences)
+        while (members := coming.first()) is not None:
+            if archive.offset + _size(members) + tarfile.RECORDSIZE > room:
+                break
+            for name, content in members.items():
+                _add(archive, name, content)
+            coming.take()
+            count += 1
+    return count
+
+
+def _size(members: dict[str, bytes]) -> int:
+    """At most so many bytes of an archive."""
+    return sum(len(content) + 2 * tarfile.BLOCKSIZE for content in members.values())
 
 
 def _members(corpus: Corpus, track: Track, start: int, frames: int) -> dict[str, bytes]:

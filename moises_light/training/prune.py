@@ -12,7 +12,8 @@ five blocks where `paper_small` has six.
 How much a feature is worth is told by the first-order change of the loss where it is silenced: with
 the scale `g` and the shift `b` of its batch norm, `g dL/dg + b dL/db` (Molchanov et al., arXiv
 1906.10771, sec. 3, for a gate behind the norm). Bands keep their own best features, equally many.
-A block of two transformers is worth what the loss rises without it.
+A block of two transformers is worth what the loss rises without it. Batch norms are estimated
+anew behind it: what they were counts what is gone.
 """
 
 from __future__ import annotations
@@ -40,6 +41,7 @@ from moises_light.model import (
     TimeUp,
 )
 from moises_light.terminal import exit_code
+from moises_light.training import loop
 from moises_light.training.config import TrainConfig
 from moises_light.training.history import earlier_runs, kept
 from moises_light.training.losses import Objective
@@ -89,10 +91,6 @@ def _block(name: str, enter: str, leave: str, n_split: int) -> Iterator[tuple[st
         at = to
 
 
-def _norms(layer: nn.Module) -> list[nn.BatchNorm2d]:
-    return [m for m in layer.modules() if isinstance(m, nn.BatchNorm2d)]
-
-
 def importance(
     model: MoisesLight, batches: Iterable[tuple[Tensor, Tensor]], bf16: bool = True
 ) -> dict[str, Tensor]:
@@ -110,7 +108,7 @@ def importance(
         model.zero_grad()
         objective(mixture, sources).mean().backward()
         for name, _, space in spaces(model):
-            for norm in _norms(model.get_submodule(name)) if space else ():
+            for norm in loop.batch_norms(model.get_submodule(name)) if space else ():
                 assert norm.weight.grad is not None
                 assert norm.bias.grad is not None
                 change = norm.weight * norm.weight.grad + norm.bias * norm.bias.grad
@@ -255,7 +253,7 @@ def _keep(
         first, second = (writes, reads) if isinstance(old, TimeDown) else (reads, writes)
         into.conv.weight.copy_(old.conv.weight[first][:, second])
         cast(Tensor, into.conv.bias).copy_(cast(Tensor, old.conv.bias)[writes])
-    for a, b in zip(_norms(old), _norms(new), strict=True):
+    for a, b in zip(loop.batch_norms(old), loop.batch_norms(new), strict=True):
         for key in ("weight", "bias", "running_mean", "running_var"):
             getattr(b, key).copy_(_take(getattr(a, key), writes))
 
@@ -305,6 +303,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--corpus", type=Path, default=Path("corpus"))
     parser.add_argument("--batches", type=int, default=16, help="of examples of two seconds")
     parser.add_argument("--batch-size", type=int, default=4)
+    parser.add_argument("--bf16", action=argparse.BooleanOptionalAction, default=True)
     args = parser.parse_args(arguments)
     found = weights.load(args.weights)
     model = MoisesLight(**found.config)
@@ -318,9 +317,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if args.out.suffix != ".safetensors":
         raise ValueError(f"{args.out} does not end in .safetensors; give a name that does")
     model.load_state_dict(found.state_dict)
-    length = TrainConfig(frames=88).segment_length
-    dataset = MixtureDataset(args.corpus, "train", length, seed=0)
     size = args.batch_size
+    config = TrainConfig(frames=88, batch_size=size, bf16=args.bf16)
+    dataset = MixtureDataset(args.corpus, "train", config.segment_length, seed=0)
     firsts = range(0, args.batches * size, size)
     batches = [draw_batch(dataset, range(i, i + size), model.sources) for i in firsts]
     card = found.metadata["card"]
@@ -329,8 +328,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if args.blocks is not None:
         model, card["removed"] = shallower(model.eval(), args.blocks, batches)
     if args.features is not None:
-        model = prune(model, args.features, importance(model, batches))
+        model = prune(model, args.features, importance(model, batches, args.bf16))
         card["pruned"] = args.features
+    model = loop.calibrated(model, config, dataset, "cpu")
+    card["norms_anew"] = loop.CALIBRATION_BATCHES * size
     weights.save(model, args.out, {"card": card}, torch.float16)
     print(args.out)
     return 0

@@ -184,7 +184,12 @@ def _run_text(card: Mapping[str, Any]) -> str:
         + (f"; then pruned to `G={card['pruned']}`" if "pruned" in card else "")
         + (f"; then grafted: {card['grafted']}" if "grafted" in card else "")
         + (f"; then averaged: {card['averaged']}" if "averaged" in card else "")
+        + (_norms_text(card["norms_anew"]) if "norms_anew" in card else "")
     )
+
+
+def _norms_text(examples: int) -> str:
+    return f"; then batch norms estimated anew from {examples} examples"
 
 
 def _time_text(card: Mapping[str, Any]) -> str:
