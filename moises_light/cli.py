@@ -323,6 +323,10 @@ def _add_checkpoints_argument(parser: argparse.ArgumentParser) -> None:
 # --------------------------------------------------------------------------- presets
 
 
+SCORED = ("backed", "validation")
+"""Sets of the cards' scores that the table of presets shows: see the cards."""
+
+
 def presets(args: argparse.Namespace) -> int:
     """Print the table of presets."""
     print(align(preset_rows(weights.available(args.checkpoints))))
@@ -334,15 +338,14 @@ def preset_rows(available: Mapping[str, weights.Info]) -> list[list[str]]:
 
     Sizes and ranges are computed, SDR per source comes from the weights' cards.
     """
-    rows = [["preset", "parameters", "range in kHz", "weights", "SDR on validation in dB"]]
-    for name, config in configs.items():
-        info = available.get(name)
+    heads = [f"SDR in dB, {name}" for name in SCORED]
+    rows = [["preset", "parameters", "range in kHz", "weights", *heads]]
+    for preset, config in configs.items():
+        info = available.get(preset)
         where = "no" if info is None else "yes" if info.path else "on the Hub"
-        sdr = _validation_sdr(info.card) if info else {}
-        scores = ", ".join(f"{source} {value:.2f}" for source, value in sdr.items())
-        rows.append(
-            [name, f"{count_parameters(config):,}", format_range(config), where, scores or "-"]
-        )
+        scores = [_scores(info.card, name) if info else "-" for name in SCORED]
+        size = f"{count_parameters(config):,}"
+        rows.append([preset, size, format_range(config), where, *scores])
     return rows
 
 
@@ -370,13 +373,14 @@ def format_range(config: Config) -> str:
     return f"0-{config.cutoff / 1000:.4g}"
 
 
-def _validation_sdr(card: Mapping[str, Any]) -> dict[str, float]:
-    """SDR by source; a card is free to hold something else there."""
+def _scores(card: Mapping[str, Any], name: str) -> str:
+    """SDR by source on a set, in words; a card is free to hold something else there."""
     sdr = card.get("sdr")
-    scores = sdr.get("validation") if isinstance(sdr, dict) else None
+    scores = sdr.get(name) if isinstance(sdr, dict) else None
     if not isinstance(scores, dict):
-        return {}
-    return {source: x for source, x in scores.items() if isinstance(x, int | float)}
+        return "-"
+    told = (f"{source} {x:.2f}" for source, x in scores.items() if isinstance(x, int | float))
+    return ", ".join(told) or "-"
 
 
 def _add_presets_arguments(parser: argparse.ArgumentParser) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import io
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -344,7 +345,8 @@ def test_told_to_stop_ends_with_130_and_leaves_no_half_files(tiny: Path, sent: s
 def test_presets_shows_what_is_computed_and_what_cards_say(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    card = {"sdr": {"validation": {"vocals": 3.456, "drums": 2, "note": "x"}, "rendered": {}}}
+    backed = {"vocals": 5}
+    card = {"sdr": {"validation": {"vocals": 3.456, "drums": 2, "note": "x"}, "backed": backed}}
     found = {
         "paper_small": weights.Info(Path("p"), configs["paper_small"], card),
         "paper_large": weights.Info(Path("p"), configs["paper_large"], {"sdr": "soon"}),
@@ -352,12 +354,14 @@ def test_presets_shows_what_is_computed_and_what_cards_say(
     }
     monkeypatch.setattr(weights, "available", lambda folder: found)
     assert cli.main(["presets"]) == 0
-    rows = [line.split(maxsplit=4) for line in capsys.readouterr().out.splitlines()[1:]]
+    head, *rows = (re.split("  +", line) for line in capsys.readouterr().out.splitlines())
+    assert head[-2:] == ["SDR in dB, backed", "SDR in dB, validation"]
     assert [row[0] for row in rows] == list(configs)
-    assert rows[0] == ["paper_large", "4,660,592", "0-14.7", "yes", "-"]
-    assert rows[1] == ["paper_small", "2,520,592", "0-14.7", "yes", "vocals 3.46, drums 2.00"]
-    assert rows[2] == ["fullband_large", "4,948,612", "0-22.05", "no", "-"]
-    assert rows[3] == ["fullband_small", "2,824,244", "0-22.05", "on", "the Hub  -"]
+    assert rows[0] == ["paper_large", "4,660,592", "0-14.7", "yes", "-", "-"]
+    small = ["paper_small", "2,520,592", "0-14.7", "yes"]
+    assert rows[1] == [*small, "vocals 5.00", "vocals 3.46, drums 2.00"]
+    assert rows[2] == ["fullband_large", "4,948,612", "0-22.05", "no", "-", "-"]
+    assert rows[3] == ["fullband_small", "2,824,244", "0-22.05", "on the Hub", "-", "-"]
 
 
 # --------------------------------------------------------------------------- the rest of the house

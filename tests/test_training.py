@@ -243,6 +243,103 @@ def test_backings_are_learnt_from(tmp_path: Path) -> None:
     assert all(row.abs().max() > 0 for row in model.source_head.weight.grad)
 
 
+@pytest.mark.parametrize("loss", ["snr", "bands"])
+def test_a_teachers_estimates_are_targets(loss: str) -> None:
+    """Silent where they are met; what they share of the loss is what was asked for."""
+    torch.manual_seed(0)
+    sizes = {**TINY, "freq_dim": 256}
+    teacher, model = MoisesLight(**sizes), MoisesLight(**{**sizes, "G": 4})
+    twin = copy.deepcopy(teacher).eval()
+    mixture, sources = (t[None] for t in Tones(128 * 63).draw(0))
+    with torch.no_grad():
+        # the teacher's own twin makes no error at all
+        met = Objective(twin, loss, False, teacher=teacher, teaching=1.0)
+        taught = met.taught(mixture)
+        mixed = met.spectrum(mixture)
+        floor = met.distance(taught, taught, mixed)
+        torch.testing.assert_close(met(mixture, sources), floor, rtol=1e-4, atol=1e-4)
+        other = Objective(model, loss, False, teacher=teacher, teaching=1.0)
+        assert (other(mixture, sources) > floor + 0.01).all()
+        # what the sources are does not matter then; else both count by their shares
+        torch.testing.assert_close(other(mixture, sources), other(mixture, 0.3 * sources))
+        alone = Objective(model, loss, False)(mixture, sources)
+        shared = Objective(model, loss, False, teacher=teacher, teaching=0.25)(mixture, sources)
+        torch.testing.assert_close(shared, 0.75 * alone + 0.25 * other(mixture, sources))
+
+
+def test_a_teacher_tells_apart_what_is_known_as_a_sum_and_learns_nothing() -> None:
+    torch.manual_seed(0)
+    sizes = {**TINY, "freq_dim": 256}
+    teacher, model = MoisesLight(**sizes), MoisesLight(**sizes).train()
+    before = copy.deepcopy(teacher.state_dict())
+    mixture, sources = (t[None] for t in Tones(128 * 63).draw(0))
+    sources[0, 1:] = torch.nan
+    losses = Objective(model, "bands", False, teacher=teacher)(mixture, sources)[0]
+    assert losses.isfinite().all()
+    assert len(set(losses[1:].tolist())) == 3
+    losses.mean().backward()
+    assert all(row.abs().max() > 0 for row in model.source_head.weight.grad)
+    assert all(p.grad is None for p in teacher.parameters())
+    assert not any(m.training for m in teacher.modules())
+    after = teacher.state_dict()
+    assert all(torch.equal(after[key], x) for key, x in before.items())
+
+
+def test_a_teacher_of_another_range_teaches_what_both_have() -> None:
+    torch.manual_seed(0)
+    narrow, wide = (
+        MoisesLight(**{**TINY, "freq_dim": bins, "n_bands": bins // 32}) for bins in (128, 256)
+    )
+    mixture, sources = (t[None] for t in Tones(128 * 63).draw(0))
+    for teacher, model in ((narrow, wide), (wide, narrow)):
+        wise, model = copy.deepcopy(teacher), model.train()
+        objective = Objective(model, "bands", False, teacher=wise, teaching=1.0)
+        assert objective.taught(mixture).shape[-2] == 128
+        objective(mixture, sources).mean().backward()
+        assert model.final_conv.conv.weight.grad is not None
+        moved = model.final_conv.conv.weight.grad.flatten(1).abs().amax(1) > 0
+        by_band = moved.unflatten(0, (model.config.n_bands, -1)).any(1)
+        assert by_band.tolist() == [True] * 4 + [False] * (model.config.n_bands - 4)
+    fewer = MoisesLight(**{**TINY, "sources": ["other", "vocals"]})
+    objective = Objective(fewer, "bands", False, teacher=MoisesLight(**TINY))
+    assert objective.teacher is not None
+    whole = objective.teacher.estimate_masks(objective.spectrum(mixture))
+    expected = whole[:, [3, 0]] * objective.spectrum(mixture)[:, None]
+    torch.testing.assert_close(objective.taught(mixture), expected)
+
+
+@pytest.mark.parametrize(
+    ("values", "words"),
+    [
+        ({"hop_size": 64}, "the teacher hears hop_size=64 against 128; take one of the same"),
+        ({"sources": ["vocals"]}, "the teacher separates vocals and cannot teach drums, bass, oth"),
+    ],
+)
+def test_a_teacher_of_another_kind_is_refused(values: dict[str, object], words: str) -> None:
+    teacher = MoisesLight(**{**TINY, **values})
+    with pytest.raises(ValueError, match=words):
+        Objective(MoisesLight(**TINY), "bands", False, teacher=teacher)
+
+
+@pytest.mark.usefixtures("tiny_preset")
+def test_a_taught_run_nears_its_teacher_and_its_card_names_it(tmp_path: Path) -> None:
+    torch.manual_seed(1)
+    teacher = MoisesLight(**TINY)
+    torch.nn.init.normal_(teacher.source_head.bias)  # what it gives is not what any start gives
+    path = tmp_path / "wise.safetensors"
+    weights.save(teacher, path, {})
+    config = TrainConfig(
+        frames=64, batch_size=2, steps=30, warmup=1, lr=1e-2, ema=0.5, bf16=False,
+        teacher=str(path), teaching=1.0,
+    )  # fmt: skip
+    rows: list[dict[str, float]] = []
+    model = run(config, tmp_path / "run", log_steps=5, on_log=rows.append)
+    assert rows[-1]["loss"] < rows[0]["loss"] - 1
+    assert weights.load(model).state_dict.keys() == teacher.state_dict().keys()
+    text = release.card_text("paper_small", {**SCORED, **weights.load(model).metadata["card"]})
+    assert "(absent sources weigh 0.1), 1 of it against the estimates of `wise`, AdamW" in text
+
+
 def test_spectral_error_is_the_errors_energy() -> None:
     """Parseval: the loss needs no inverse STFT, its energies are those of the waveform."""
     objective = Objective(MoisesLight(**{**TINY, "freq_dim": 256}), "snr", bf16=False)
@@ -490,6 +587,8 @@ def test_a_run_without_an_end_is_refused(tmp_path: Path) -> None:
         ({"sources": ("vocals", "accompaniment")}, "sources names accompaniment; choose from"),
         ({"highs_of": ("strings",)}, "highs_of names strings; choose from vocals, drums"),
         ({"preset": "huge"}, "no preset is called 'huge'"),
+        ({"teaching": 1.5}, "teaching=1.5; choose a share from 0 to 1"),
+        ({"teacher": "paper_large", "loss": "mae"}, "which mae does not compare; choose bands"),
         ({"frozen_norms": True}, "frozen_norms keeps the statistics of a start; give start"),
     ],
 )

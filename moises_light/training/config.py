@@ -38,6 +38,9 @@ class TrainConfig:
         bf16: compute in bfloat16 where the network allows it.
         start: a `.safetensors` file of weights to start from, or nothing; those of a smaller preset
             are grown, see `grow`.
+        teacher: weights of a better network, whose estimates are targets beside the sources; a
+            preset or a `.safetensors` file, or nothing (not with `mae`), see `Objective`.
+        teaching: share of the loss that is counted against the teacher's estimates.
         frozen_norms: batch norms keep the statistics of `start`, so that what is trained is what
             will be used: with those of a batch, what an example is worth hangs on its neighbours.
     """
@@ -61,6 +64,8 @@ class TrainConfig:
     seed: int = 0
     bf16: bool = True
     start: str = ""
+    teacher: str = ""
+    teaching: float = 0.5
     frozen_norms: bool = False
 
     def __post_init__(self) -> None:
@@ -81,6 +86,10 @@ class TrainConfig:
                 f"batch_size={self.batch_size} cannot be cut into accumulate={self.accumulate} "
                 f"equal parts; choose a multiple"
             )
+        if not 0 <= self.teaching <= 1:
+            raise ValueError(f"teaching={self.teaching}; choose a share from 0 to 1")
+        if self.teacher and self.loss == "mae":
+            raise ValueError("a teacher gives spectra, which mae does not compare; choose bands")
         if self.frozen_norms and not self.start:
             raise ValueError("frozen_norms keeps the statistics of a start; give start, too")
         if self.steps < 0 or self.minutes < 0 or self.lr <= 0:

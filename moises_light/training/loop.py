@@ -114,7 +114,8 @@ def train(
     torch.manual_seed(config.seed)
     model, average, optimizer = _begin(config, device, begun=(folder / STATE).is_file())
     step, seconds, earlier = _resume(folder, config, model, average, optimizer)
-    objective = objective_of(model, config)
+    teacher = MoisesLight.from_pretrained(config.teacher) if config.teacher else None
+    objective = objective_of(model, config, teacher)
     wrapped = DistributedDataParallel(objective) if world > 1 else objective
     loader = DataLoader(
         Draws(dataset, 400 if rescan else 0),
@@ -244,10 +245,13 @@ def _make_model(config: TrainConfig, begun: bool) -> MoisesLight:
     return model
 
 
-def objective_of(model: MoisesLight, config: TrainConfig) -> Objective:
+def objective_of(
+    model: MoisesLight, config: TrainConfig, teacher: MoisesLight | None = None
+) -> Objective:
     """What a run of that config minimises, on the network's device."""
     objective = Objective(
-        *(model, config.loss, config.bf16, config.absent, config.highs, config.highs_of)
+        *(model, config.loss, config.bf16, config.absent, config.highs, config.highs_of),
+        *(teacher, config.teaching),
     )
     return objective.to(next(model.parameters()).device)
 

@@ -132,6 +132,17 @@ class Objective(nn.Module):
             and breath have little energy, and a network that learns without this may leave them
             out.
         highs_of: these sources.
+        teacher: another network, whose estimates are targets, too; it is put in `eval` and learns
+            nothing. Where its range of frequencies ends, the sources alone are the target.
+        teaching: share of the loss that is counted against the teacher's estimates.
+
+    Most of what a smaller network's estimates lack no network of its kind could give, and to its
+    gradient that part is noise. What a better network of the same kind gives, it can learn; so
+    fewer examples teach it more. Source: Hinton et al. (arXiv 1503.02531), for pruned networks
+    Muralidharan et al. (arXiv 2407.14679).
+
+    Raises:
+        ValueError: if the teacher hears another spectrum or does not separate every source.
     """
 
     bands: Tensor
@@ -145,6 +156,8 @@ class Objective(nn.Module):
         absent: float = 1.0,
         highs: float = 1.0,
         highs_of: Collection[str] = ("vocals",),
+        teacher: MoisesLight | None = None,
+        teaching: float = 0.5,
     ):
         super().__init__()
         self.model = model
@@ -158,6 +171,11 @@ class Objective(nn.Module):
         chosen = torch.tensor([source in highs_of for source in model.sources])
         band_weights = torch.where(chosen[:, None] & high, highs, 1.0)
         self.register_buffer("band_weights", band_weights, persistent=False)
+        self.teaching = teaching
+        self.teacher = teacher
+        if teacher is not None:
+            _check_teacher(teacher, model)
+            teacher.eval().requires_grad_(False)
 
     def forward(self, mixture: Tensor, sources: Tensor) -> Tensor:
         """Loss of every example and source. `[B, C, L], [B, S, C, L] -> [B, S]`.
@@ -169,22 +187,46 @@ class Objective(nn.Module):
         separate all sources cannot tell that sum: their loss is zero there.
         """
         sources, together = known_apart(mixture, sources)
-        losses = self._losses(mixture, sources, together)
+        with torch.autocast(mixture.device.type, torch.bfloat16, enabled=self.bf16):
+            if self.loss == "mae":
+                estimate = self.model(mixture).float()
+                return self._shared_out(mae_loss(join(estimate, together), sources), together)
+            mixed = self.spectrum(mixture)
+            estimate = self.model.estimate_masks(mixed) * mixed[:, None]
+        target = self.spectrum(sources)
+        losses = self.distance(join(estimate, together), target, mixed)
+        losses = self._shared_out(losses, together)
+        if self.teacher is None:
+            return losses
+        taught = self.taught(mixture)
+        n_bins = taught.shape[-2]
+        from_teacher = self.distance(estimate[..., :n_bins, :], taught, mixed[..., :n_bins, :])
+        return torch.lerp(losses, from_teacher, self.teaching)
+
+    def _shared_out(self, losses: Tensor, together: Tensor) -> Tensor:
         if len(self.model.sources) < len(SOURCES):
             return torch.where(together, 0.0, losses)
         return losses / torch.where(together, together.sum(1, keepdim=True), 1)
 
-    def _losses(self, mixture: Tensor, sources: Tensor, together: Tensor) -> Tensor:
+    @torch.no_grad()
+    def taught(self, mixture: Tensor) -> Tensor:
+        """Spectra that the teacher gives for the network's sources. `[B, C, L] -> [B, S, ...]`."""
+        assert self.teacher is not None
+        n_bins = self.teacher.config.freq_dim
+        mixed = self.spectrum(mixture, n_bins)
         with torch.autocast(mixture.device.type, torch.bfloat16, enabled=self.bf16):
-            if self.loss == "mae":
-                estimate = self.model(mixture)
-                return mae_loss(join(estimate.float(), together), sources)
-            mixed = self.spectrum(mixture)
-            masks = self.model.estimate_masks(mixed)
-        target = self.spectrum(sources)
-        mixed = mixed[:, None]
-        spectra = (join(masks * mixed, together) - target, target, mixed)
-        error, wanted, heard = (band_energies(x, self.bands) for x in spectra)
+            masks = self.teacher.estimate_masks(mixed)
+        order = [self.teacher.sources.index(source) for source in self.model.sources]
+        return (masks[:, order] * mixed[:, None])[..., : self.model.config.freq_dim, :]
+
+    def distance(self, estimate: Tensor, target: Tensor, mixture: Tensor) -> Tensor:
+        """Loss of spectra that are of the network's range or end below it.
+
+        Shape: `[B, S, C, T, F, 2]` twice, `[B, C, T, F, 2] -> [B, S]`.
+        """
+        bands = self.bands[: target.shape[-2]]
+        spectra = (estimate - target, target, mixture[:, None])
+        error, wanted, heard = (band_energies(x, bands) for x in spectra)
         whole = self.weighted(*(x.sum(-1, keepdim=True) for x in (error, wanted, heard)))
         if self.loss == "snr":
             return whole
@@ -202,13 +244,30 @@ class Objective(nn.Module):
         weight = self.absent + (1 - self.absent) * presence(target, mixture)
         return (bands * weight * snr_loss(error, target, mixture)).mean(-1)
 
-    def spectrum(self, audio: Tensor) -> Tensor:
+    def spectrum(self, audio: Tensor, n_bins: int = 0) -> Tensor:
         """`[..., C, L] -> [..., C, T, F, 2]`: the part of the spectrum that the network masks.
+
+        Its lowest `n_bins` where they are given.
 
         The loss needs no way back to the waveform: the transform is orthonormal, so energies here
         and there agree but for the overlap, and the most expensive layer of a step is saved.
         """
         c = self.model.config
         flat = audio.reshape(-1, *audio.shape[-2:])
-        spectrum = stft(flat, self.model.window, c.hop_size)[..., : c.freq_dim]
+        spectrum = stft(flat, self.model.window, c.hop_size)[..., : n_bins or c.freq_dim]
         return torch.view_as_real(spectrum).unflatten(0, audio.shape[:-2])
+
+
+SPECTRUM = ("sample_rate", "n_fft", "hop_size", "win_size", "audio_channels", "n_enc")
+"""Fields of `Config` in which a teacher must not differ from who is taught."""
+
+
+def _check_teacher(teacher: MoisesLight, model: MoisesLight) -> None:
+    theirs, ours = teacher.config, model.config
+    if odd := [f"{k}={theirs[k]} against {ours[k]}" for k in SPECTRUM if theirs[k] != ours[k]]:
+        raise ValueError(f"the teacher hears {', '.join(odd)}; take one of the same spectrum")
+    if unknown := [source for source in ours.sources if source not in theirs.sources]:
+        raise ValueError(
+            f"the teacher separates {', '.join(theirs.sources)} and cannot teach "
+            f"{', '.join(unknown)}; take one that separates every source of the network"
+        )

@@ -176,7 +176,9 @@ def _run_text(card: Mapping[str, Any]) -> str:
         f"{run['frames']} frames, {_time_text(card)}; loss `{run['loss']}` (absent "
         f"sources weigh {run['absent']:g}"
         + (f", the highs of {' and '.join(highs_of)} {highs:g}" if highs != 1.0 else "")
-        + f"), AdamW with a peak of {run['lr']:g}, moving average "
+        + ")"
+        + (_teacher_text(run) if run.get("teacher") else "")
+        + f", AdamW with a peak of {run['lr']:g}, moving average "
         f"{run['ema']:g}, "
         + ("batch norms frozen, " if run.get("frozen_norms") else "")
         + f"seed {run['seed']}, commit `{card['commit']}`"
@@ -186,6 +188,11 @@ def _run_text(card: Mapping[str, Any]) -> str:
         + (f"; then averaged: {card['averaged']}" if "averaged" in card else "")
         + (_norms_text(card["norms_anew"]) if "norms_anew" in card else "")
     )
+
+
+def _teacher_text(run: Mapping[str, Any]) -> str:
+    teacher = Path(run["teacher"]).stem
+    return f", {run['teaching']:g} of it against the estimates of `{teacher}`"
 
 
 def _norms_text(examples: int) -> str:
