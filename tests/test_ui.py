@@ -925,12 +925,14 @@ def test_what_speaks_for_a_preset_is_said_where_all_can_be_compared() -> None:
 
     small, middle, large = (preset(*p) for p in (("s", 1, 4.3), ("m", 2, 4.2), ("l", 3, 5.3)))
     rated = {p.name: p for p in (small, middle, large)}
-    assert "cleanest voices" in words.merit(rated, large)
-    assert words.merit(rated, middle) == ""
-    assert "lightest" in words.merit(rated, small)
+    assert words.merit(rated, large).startswith("The cleanest voices of the presets here: 5.3 dB")
+    voices = "Voices at {} dB, the cleanest here 5.3 (see About)."
+    assert words.merit(rated, middle) == voices.format(4.2)
+    assert words.merit(rated, small) == "The lightest preset here. " + voices.format(4.3)
     # one of them was never scored there: nobody knows which is best
     unrated = {**rated, "m": preset("m", 2, None)}
     assert words.merit(unrated, large) == ""
+    assert words.merit(unrated, small) == "The lightest preset here."
     # and what has no weights takes no part
     assert "cleanest" in words.merit(
         {**unrated, "m": replace(unrated["m"], available=False)}, large

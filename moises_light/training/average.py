@@ -26,7 +26,7 @@ from moises_light.model import MoisesLight
 from moises_light.terminal import exit_code
 from moises_light.training.config import TrainConfig
 from moises_light.training.history import UNTOLD, earlier_runs, kept
-from moises_light.training.loop import calibrated
+from moises_light.training.loop import CALIBRATION_BATCHES, calibrated
 from moises_light.training.mixing import MixtureDataset
 
 
@@ -71,7 +71,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         **kept(card),  # its scores are another network's
         "earlier_runs": earlier_runs(card),
         "averaged": f"{args.share:g} of these weights and {1 - args.share:g} of "
-        f"{_name(second.metadata['card'])}, batch norms estimated anew",
+        f"{_name(second.metadata['card'])}",
+        "norms_anew": CALIBRATION_BATCHES * config.batch_size,
     }
     metadata = {"preset": first.metadata["preset"], "card": told}
     weights.save(model, args.out, metadata, torch.float16)

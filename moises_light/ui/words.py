@@ -93,20 +93,27 @@ def cost(
 
 
 def merit(presets: Mapping[str, Preset], preset: Preset) -> str:
-    """What speaks for a preset among those that have weights; empty where nothing does.
+    """What speaks for a preset among those that have weights, and how clean its voices are.
 
     Voices are compared by the cards' set `backed`, where all of them have a score of it.
     """
     there = [p for p in presets.values() if p.available]
     if len(there) < 2:
         return ""
+    told = []
+    if preset.parameters == min(p.parameters for p in there):
+        told.append("The lightest preset here.")
     voices = {p.name: p.sdr.get("backed", {}).get("vocals") for p in there}
     scores = {name: v for name, v in voices.items() if isinstance(v, int | float)}
-    if len(scores) == len(there) and scores[preset.name] == max(scores.values()):
-        return "Of the presets here it gives the cleanest voices (see About)."
-    if preset.parameters == min(p.parameters for p in there):
-        return "The lightest preset here."
-    return ""
+    if len(scores) == len(there):
+        own, best = scores[preset.name], max(scores.values())
+        if own == best:
+            told.append(f"The cleanest voices of the presets here: {_score(own)} dB (see About).")
+        else:
+            told.append(
+                f"Voices at {_score(own)} dB, the cleanest here {_score(best)} (see About)."
+            )
+    return " ".join(told)
 
 
 def running(take: Take, rate: int) -> str:
