@@ -1018,6 +1018,26 @@ def test_the_mean_of_two_runs_is_a_network_with_norms_of_its_own(
 
 
 @pytest.mark.usefixtures("tiny_preset")
+def test_the_mean_of_runs_with_frozen_norms_keeps_them(tmp_path: Path) -> None:
+    first = run(TrainConfig(frames=16, batch_size=2, steps=2, bf16=False), tmp_path / "first")
+    config = TrainConfig(
+        frames=16, batch_size=2, steps=2, bf16=False, start=str(first), frozen_norms=True
+    )
+    second = run(config, tmp_path / "second")
+    out = tmp_path / "mean.safetensors"
+    # no corpus is needed
+    told = [str(second), str(first), str(out), "--corpus", str(tmp_path / "nowhere")]
+    assert average.main(told) == 0
+    a, mean = weights.load(first), weights.load(out)
+    for key, x in a.state_dict.items():
+        if "running" in key:
+            assert torch.equal(mean.state_dict[key], x), key
+    card = mean.metadata["card"]
+    assert "averaged" in card
+    assert "norms_anew" not in card
+
+
+@pytest.mark.usefixtures("tiny_preset")
 def test_a_mean_is_refused_before_the_work(tmp_path: Path) -> None:
     tiny, other, out = (str(tmp_path / f"{name}.safetensors") for name in ("a", "b", "c"))
     weights.save(MoisesLight(**TINY), tiny, {})

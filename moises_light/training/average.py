@@ -4,7 +4,8 @@
         mean.safetensors --corpus corpus
 
 Where the first went on from the other, the mean often keeps most of what it learnt and little of
-what it forgot. Batch norms are estimated anew, from examples as the first run drew them.
+what it forgot. Batch norms are estimated anew, from examples as the first run drew them, but where
+the run had frozen them, so that both have the same.
 
 Source: Izmailov and others 2018, Averaging weights leads to wider optima and better generalization;
 Wortsman and others 2022, Robust fine-tuning of zero-shot models.
@@ -40,6 +41,12 @@ def mean_of(
     }
 
 
+def same_norms(first: Mapping[str, Tensor], second: Mapping[str, Tensor]) -> bool:
+    """Whether the batch norms of two state dicts have the same statistics."""
+    statistics = [key for key in first if key.endswith(("running_mean", "running_var"))]
+    return all(torch.equal(first[key], second[key]) for key in statistics)
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m moises_light.training.average")
     parser.add_argument("first", type=Path, help="model.safetensors of a run, whose card is kept")
@@ -64,16 +71,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
         raise ValueError(f"{args.first} has no card of a run; give the model.safetensors of one")
     model = MoisesLight(**first.config)
     model.load_state_dict(mean_of(first.state_dict, second.state_dict, args.share))
-    config = TrainConfig.from_json(json.dumps(card["run"]))
-    dataset = MixtureDataset(args.corpus, "train", config.segment_length, config.seed)
-    model = calibrated(model, config, dataset, args.device)
     told = {
         **kept(card),  # its scores are another network's
         "earlier_runs": earlier_runs(card),
         "averaged": f"{args.share:g} of these weights and {1 - args.share:g} of "
         f"{_name(second.metadata['card'])}",
-        "norms_anew": CALIBRATION_BATCHES * config.batch_size,
     }
+    if not same_norms(first.state_dict, second.state_dict):
+        config = TrainConfig.from_json(json.dumps(card["run"]))
+        dataset = MixtureDataset(args.corpus, "train", config.segment_length, config.seed)
+        model = calibrated(model, config, dataset, args.device)
+        told["norms_anew"] = CALIBRATION_BATCHES * config.batch_size
     metadata = {"preset": first.metadata["preset"], "card": told}
     weights.save(model, args.out, metadata, torch.float16)
     print(args.out)
