@@ -27,7 +27,7 @@ from moises_light.model import MoisesLight
 from moises_light.terminal import exit_code
 from moises_light.training.config import TrainConfig
 from moises_light.training.history import UNTOLD, earlier_runs, kept
-from moises_light.training.loop import CALIBRATION_BATCHES, calibrated
+from moises_light.training.loop import calibrated, calibration_examples
 from moises_light.training.mixing import MixtureDataset
 
 
@@ -81,7 +81,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         config = TrainConfig.from_json(json.dumps(card["run"]))
         dataset = MixtureDataset(args.corpus, "train", config.segment_length, config.seed)
         model = calibrated(model, config, dataset, args.device)
-        told["norms_anew"] = CALIBRATION_BATCHES * config.batch_size
+        told["norms_anew"] = calibration_examples(config)
     metadata = {"preset": first.metadata["preset"], "card": told}
     weights.save(model, args.out, metadata, torch.float16)
     print(args.out)

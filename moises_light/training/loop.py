@@ -364,6 +364,11 @@ def averaged_model(
     return calibrated(result, config, dataset, device)
 
 
+def calibration_examples(config: TrainConfig) -> int:
+    """From how many examples `calibrated` estimates batch norms."""
+    return CALIBRATION_BATCHES * config.batch_size
+
+
 def calibrated(
     model: MoisesLight, config: TrainConfig, dataset: MixtureDataset, device: str
 ) -> MoisesLight:

@@ -28,6 +28,10 @@ WHISPER = 1e-5
 """Share of the whole mixture's energy below which nothing counts in any band, 50 dB below it."""
 
 
+SPECTRUM = ("sample_rate", "n_fft", "hop_size", "win_size", "audio_channels", "n_enc")
+"""Fields of `Config` in which a teacher must not differ from who is taught."""
+
+
 def loss_bands(n_bins: int, hz_per_bin: float) -> Tensor:
     """Which bins each band of the loss `bands` sums up: `[F, N]` of zeros and ones."""
     edges = torch.tensor([edge / hz_per_bin for edge in EDGES])
@@ -256,10 +260,6 @@ class Objective(nn.Module):
         flat = audio.reshape(-1, *audio.shape[-2:])
         spectrum = stft(flat, self.model.window, c.hop_size)[..., : n_bins or c.freq_dim]
         return torch.view_as_real(spectrum).unflatten(0, audio.shape[:-2])
-
-
-SPECTRUM = ("sample_rate", "n_fft", "hop_size", "win_size", "audio_channels", "n_enc")
-"""Fields of `Config` in which a teacher must not differ from who is taught."""
 
 
 def _check_teacher(teacher: MoisesLight, model: MoisesLight) -> None:

@@ -331,7 +331,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         model = prune(model, args.features, importance(model, batches, args.bf16))
         card["pruned"] = args.features
     model = loop.calibrated(model, config, dataset, "cpu")
-    card["norms_anew"] = loop.CALIBRATION_BATCHES * size
+    card["norms_anew"] = loop.calibration_examples(config)
     weights.save(model, args.out, {"card": card}, torch.float16)
     print(args.out)
     return 0
