@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -32,11 +32,11 @@ SPECTRUM = ("sample_rate", "n_fft", "hop_size", "win_size", "audio_channels", "n
 """Fields of `Config` in which a teacher must not differ from who is taught."""
 
 
-def loss_bands(n_bins: int, hz_per_bin: float) -> Tensor:
+def loss_bands(n_bins: int, hz_per_bin: float, edges: Sequence[float] = EDGES) -> Tensor:
     """Which bins each band of the loss `bands` sums up: `[F, N]` of zeros and ones."""
-    edges = torch.tensor([edge / hz_per_bin for edge in EDGES])
-    band = torch.bucketize(torch.arange(n_bins, dtype=torch.float), edges, right=True)
-    return nn.functional.one_hot(band, len(EDGES) + 1).float()
+    borders = torch.tensor([edge / hz_per_bin for edge in edges])
+    band = torch.bucketize(torch.arange(n_bins, dtype=torch.float), borders, right=True)
+    return nn.functional.one_hot(band, len(edges) + 1).float()
 
 
 def band_energies(spectra: Tensor, bands: Tensor) -> Tensor:
@@ -194,12 +194,12 @@ class Objective(nn.Module):
         with torch.autocast(mixture.device.type, torch.bfloat16, enabled=self.bf16):
             if self.loss == "mae":
                 estimate = self.model(mixture).float()
-                return self._shared_out(mae_loss(join(estimate, together), sources), together)
+                return self.shared_out(mae_loss(join(estimate, together), sources), together)
             mixed = self.spectrum(mixture)
             estimate = self.model.estimate_masks(mixed) * mixed[:, None]
         target = self.spectrum(sources)
         losses = self.distance(join(estimate, together), target, mixed)
-        losses = self._shared_out(losses, together)
+        losses = self.shared_out(losses, together)
         if self.teacher is None:
             return losses
         taught = self.taught(mixture)
@@ -207,7 +207,8 @@ class Objective(nn.Module):
         from_teacher = self.distance(estimate[..., :n_bins, :], taught, mixed[..., :n_bins, :])
         return torch.lerp(losses, from_teacher, self.teaching)
 
-    def _shared_out(self, losses: Tensor, together: Tensor) -> Tensor:
+    def shared_out(self, losses: Tensor, together: Tensor) -> Tensor:
+        """What sources that are known as a sum alone count: its loss in even parts. `[B, S]`."""
         if len(self.model.sources) < len(SOURCES):
             return torch.where(together, 0.0, losses)
         return losses / torch.where(together, together.sum(1, keepdim=True), 1)

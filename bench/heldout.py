@@ -1,0 +1,136 @@
+"""How far weights have come, in a minute: `python -m bench.heldout WEIGHTS ... [--corpus DIR]`.
+
+For runs to be compared while they go on, between two evaluations of whole tracks (which these
+numbers do not replace): the loss `bands` of each source and its SDR in each band, on excerpts of
+two seconds. They are the same for all weights: examples drawn from the held-out split as training
+draws its own, and pieces of the tracks of the split `backed`, whose drums, bass and other are known
+as a sum alone, here *accompaniment*.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from moises_light import weights
+from moises_light.config import SOURCES
+from moises_light.model import MoisesLight
+from moises_light.terminal import exit_code
+from moises_light.training.config import TrainConfig
+from moises_light.training.evaluate import ACCOMPANIMENT, corpus_tracks
+from moises_light.training.losses import (
+    EDGES,
+    Objective,
+    band_energies,
+    join,
+    known_apart,
+    loss_bands,
+)
+from moises_light.training.mixing import MixtureDataset, draw_batch, select
+
+LENGTH = TrainConfig(frames=88).segment_length
+"""Samples of an excerpt, two seconds in whole frames."""
+
+COLUMNS = (*EDGES, 14700.0)
+"""Where one column's band ends and the next begins, in Hz: the loss's, and where paper_* end."""
+
+ABSENT, HIGHS, HIGHS_OF = 0.3, 3.0, ("vocals", "other")
+"""How the loss counts, as in the runs behind the weights in `checkpoints`."""
+
+Batch = tuple[Tensor, Tensor]
+"""Mixture `[B, C, L]` and sources `[B, S, C, L]`, NaN where they are known as a sum alone."""
+
+
+def drawn(corpus: Path, examples: int, batch_size: int = 4) -> Iterator[Batch]:
+    """Examples of the held-out split, mixed and altered as in training."""
+    dataset = MixtureDataset(corpus, "heldout", LENGTH, seed=5)
+    for first in range(0, examples, batch_size):
+        yield draw_batch(dataset, range(first, min(first + batch_size, examples)), SOURCES)
+
+
+def pieces(corpus: Path, each: int) -> Iterator[Batch]:
+    """Pieces of every track of the split `backed`, as they are, evenly spread: a batch a track."""
+    for track in corpus_tracks(corpus, "backed"):
+        length = track.mixture.shape[-1]
+        firsts = [int((0.1 + 0.88 * k / each) * length) for k in range(each)]
+        firsts = [first for first in firsts if first + LENGTH <= length]
+        unknown = torch.full_like(track.mixture, torch.nan)
+        sources = torch.stack([track.sources.get(source, unknown) for source in SOURCES])
+        if firsts:
+            cuts = [slice(first, first + LENGTH) for first in firsts]
+            yield (
+                torch.stack([track.mixture[:, cut] for cut in cuts]),
+                torch.stack([sources[..., cut] for cut in cuts]),
+            )
+
+
+@torch.no_grad()
+def score(model: MoisesLight, batches: Sequence[Batch]) -> dict[str, tuple[float, list[float]]]:
+    """Loss of each source, and its SDR in dB in each band up to where the network's range ends.
+
+    Sources that are known as a sum alone are one row, `accompaniment`, and the loss of that sum
+    counts once. SDRs are of the energies of all excerpts together.
+
+    Raises:
+        ValueError: if sources are known apart in some excerpts and in others are not.
+    """
+    c = model.config
+    objective = Objective(model, "bands", False, ABSENT, HIGHS, HIGHS_OF)
+    bands = loss_bands(c.freq_dim, c.sample_rate / c.n_fft, COLUMNS)
+    losses, errors, wanted, apart = [], [], [], []
+    for mixture, sources in batches:
+        targets, together = known_apart(mixture, select(sources, model.sources))
+        mixed = objective.spectrum(mixture)
+        estimate = join(model.estimate_masks(mixed) * mixed[:, None], together)
+        target = objective.spectrum(targets)
+        losses.append(objective.shared_out(objective.distance(estimate, target, mixed), together))
+        errors.append(band_energies(estimate - target, bands).sum(0))
+        wanted.append(band_energies(target, bands).sum(0))
+        apart.append(~together)
+    known = torch.cat(apart)
+    if not (known == known[0]).all():
+        raise ValueError("sources are known apart in some excerpts only; give sets of one kind")
+    loss = torch.cat(losses).mean(0).tolist()
+    sdr = 10 * torch.log10(torch.stack(wanted).sum(0) / torch.stack(errors).sum(0))
+    within = int(bands.any(0).sum())
+    rows: dict[str, tuple[float, list[float]]] = {}
+    for i, source in enumerate(model.sources):
+        if known[0, i]:
+            rows[source] = loss[i], sdr[i, :within].tolist()
+        elif len(model.sources) == len(SOURCES):  # fewer cannot tell the sum
+            so_far = rows.get(ACCOMPANIMENT, (0.0, []))[0]
+            rows[ACCOMPANIMENT] = so_far + loss[i], sdr[i, :within].tolist()
+    return rows
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="python -m bench.heldout")
+    parser.add_argument("weights", type=Path, nargs="+")
+    parser.add_argument("--corpus", type=Path, default=Path("corpus"))
+    parser.add_argument("--examples", type=int, default=48, help="of the held-out split")
+    parser.add_argument("--pieces", type=int, default=4, help="of each track of `backed`")
+    options = parser.parse_args(arguments)
+    sets = {"held out": list(drawn(options.corpus, options.examples))}
+    if options.pieces:
+        sets["backed"] = list(pieces(options.corpus, options.pieces))
+    columns = [f"to {edge:g} Hz" for edge in COLUMNS] + ["above"]
+    print(f"| weights | set | source | loss | {' | '.join(columns)} |")
+    print("|---" * (4 + len(columns)) + "|")
+    for path in options.weights:
+        model = weights.load_pretrained(path).eval()
+        for name, batches in sets.items():
+            rows = score(model, batches)
+            for source, (loss, sdr) in rows.items():
+                cells = [f"{x:.2f}" for x in sdr] + ["-"] * (len(columns) - len(sdr))
+                print(f"| {path} | {name} | {source} | {loss:.3f} | {' | '.join(cells)} |")
+            mean = sum(loss for loss, _ in rows.values()) / len(model.sources)
+            print(f"| {path} | {name} | mean | {mean:.3f} |{' |' * len(columns)}", flush=True)
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(exit_code(main))

@@ -1,0 +1,83 @@
+"""How far weights have come: losses and SDRs on excerpts."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import pytest
+import torch
+
+from bench import heldout
+from moises_light import MoisesLight
+from moises_light.config import SOURCES
+from moises_light.training.evaluate import ScoredTrack
+from moises_light.training.losses import FLOOR
+
+TINY = {"freq_dim": 2048, "n_bands": 4, "G": 4, "n_rope": 1}
+
+
+def network_of_even_shares(**changes: object) -> MoisesLight:
+    """Gives every source a quarter of the mixture."""
+    model = MoisesLight(**{**TINY, **changes}).eval()
+    with torch.no_grad():
+        model.source_head.weight.zero_()
+        assert model.source_head.bias is not None
+        model.source_head.bias.fill_(0.25)
+    return model
+
+
+def test_sdr_in_every_band_of_the_range() -> None:
+    sources = torch.zeros(1, 4, 2, heldout.LENGTH)
+    sources[0, 0] = torch.randn(2, heldout.LENGTH, generator=torch.manual_seed(0))
+    rows = heldout.score(network_of_even_shares(), [(sources.sum(1), sources)])
+    assert list(rows) == list(SOURCES)
+    loss, sdr = rows["vocals"]
+    # three quarters of the only source are missing, below 14.7 kHz, where this network's range ends
+    assert sdr == pytest.approx([-20 * math.log10(0.75)] * 6, abs=1e-3)
+    assert loss < 0 < rows["drums"][0]
+
+
+def test_energies_of_all_excerpts_count_together() -> None:
+    quiet, loud = torch.zeros(2, 1, 4, 2, heldout.LENGTH)
+    noise = torch.randn(2, heldout.LENGTH, generator=torch.manual_seed(0))
+    loud[0, 0] = noise
+    quiet[0, :2] = noise / 1000  # a quarter of it is half of either, but of faint ones
+    batches = [(x.sum(1), x) for x in (loud, quiet)]
+    _, sdr = heldout.score(network_of_even_shares(), batches)["vocals"]
+    assert sdr == pytest.approx([-20 * math.log10(0.75)] * 6, abs=1e-3)
+
+
+def test_a_sum_is_one_row_and_counts_once() -> None:
+    torch.manual_seed(0)
+    vocals, rest = torch.randn(2, 2, heldout.LENGTH)
+    sources = torch.full((1, 4, 2, heldout.LENGTH), torch.nan)
+    sources[0, 0] = vocals
+    batch = (vocals + rest)[None], sources
+    rows = heldout.score(network_of_even_shares(), [batch])
+    assert list(rows) == ["vocals", "accompaniment"]
+    # three quarters of the mixture for the rest: too much of the voice, too little of the rest
+    error = 0.75**2 + 0.25**2
+    loss, sdr = rows["accompaniment"]
+    assert sdr == pytest.approx([-10 * math.log10(error)] * 6, abs=0.2)
+    # a third of it is `other`, whose upper three bands of six count three times in one half
+    ratio = 10 * math.log10((error + 2 * FLOOR) / (1 + 2 * FLOOR))
+    assert loss == pytest.approx(ratio * (2 / 3 + (1 + 2) / 2 / 3), abs=0.1)
+    vocals_alone = heldout.score(network_of_even_shares(sources=["vocals", "other"]), [batch])
+    assert list(vocals_alone) == ["vocals"]
+
+
+def test_pieces_are_spread_over_the_track_and_end_within_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    length = 4 * heldout.LENGTH
+    ramp = torch.arange(length, dtype=torch.float).expand(2, -1)
+    track = ScoredTrack("long", 2 * ramp, {"vocals": ramp})
+    short = ScoredTrack("short", ramp[:, :100], {"vocals": ramp[:, :100]})
+    monkeypatch.setattr(heldout, "corpus_tracks", lambda *args: iter([track, short]))
+    [(mixture, sources)] = heldout.pieces(Path("corpus"), 4)
+    assert len(mixture) == 3  # the fourth would begin too late
+    assert (mixture[:, 0, 0] == 2 * sources[:, 0, 0, 0]).all()
+    starts = sources[:, 0, 0, 0] / length
+    torch.testing.assert_close(starts, torch.tensor([0.1, 0.32, 0.54]), atol=1e-4, rtol=0)
+    assert sources[:, 1:].isnan().all()
