@@ -13,7 +13,15 @@ from moises_light import weights
 from moises_light.config import configs
 from moises_light.model import MoisesLight
 from moises_light.training.grow import grow
-from moises_light.training.prune import importance, main, prune, shallower, spaces, without_block
+from moises_light.training.prune import (
+    importance,
+    lower,
+    main,
+    prune,
+    shallower,
+    spaces,
+    without_block,
+)
 
 
 def spectrum() -> torch.Tensor:
@@ -153,9 +161,33 @@ def test_a_shallower_network_grows_wider() -> None:
     assert near > 0.98
 
 
+@torch.no_grad()
+def test_the_lowest_bands_are_what_others_grew_from() -> None:
+    small, large = make(n_rope=1), make(n_rope=1, freq_dim=128, n_bands=4, G=16)
+    grow(small, large)
+    back = lower(large.eval(), 2)
+    assert (back.config, back.training) == (small.config, False)
+    for name, value in small.state_dict().items():
+        if ".layers.0.1.net." not in name:  # strength chooses among the units of both
+            torch.testing.assert_close(back.state_dict()[name], value, msg=name)
+
+
+def test_a_fullband_preset_becomes_one_of_the_paper() -> None:
+    wide = MoisesLight(**configs["fullband_small_wide"])
+    assert lower(wide, 4).config == configs["paper_small"]
+
+
+@pytest.mark.parametrize("bands", [0, 2])
+def test_bands_that_are_not_there(bands: int) -> None:
+    with pytest.raises(
+        ValueError, match=rf"n_bands={bands}; choose at least 1 and less than the 2"
+    ):
+        lower(make(), bands)
+
+
 def test_nothing_to_prune(tmp_path: Path) -> None:
     weights.save(make(), tmp_path / "wide.safetensors")
-    with pytest.raises(ValueError, match="give --features, --blocks or both"):
+    with pytest.raises(ValueError, match="give --features, --blocks, --bands or several"):
         main([str(tmp_path / "wide.safetensors"), str(tmp_path / "narrow.safetensors")])
 
 

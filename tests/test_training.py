@@ -963,10 +963,11 @@ def test_a_pruned_start_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     about = {"preset": scored.metadata["preset"], "card": {**scored.metadata["card"], **SCORED}}
     weights.save(weights.load_pretrained(first), first, about)
     narrow = tmp_path / "narrow.safetensors"
-    told = [str(first), str(narrow), "--features", "4", "--batches", "1", "--batch-size", "2"]
+    told = [str(first), str(narrow), "--features", "2", "--batches", "1", "--batch-size", "2"]
     told.append("--no-bf16")
-    assert prune.main([*told, "--blocks", "0"]) == 0
-    assert (weights.load(narrow).config.G, weights.load(narrow).config.n_rope) == (4, 0)
+    assert prune.main([*told, "--blocks", "0", "--bands", "2"]) == 0
+    smaller = weights.load(narrow).config
+    assert (smaller.n_bands, smaller.freq_dim, smaller.G, smaller.n_rope) == (2, 64, 2, 0)
     # its norms are its own, not those that counted what is gone
     found = weights.load_pretrained(narrow)
     config = TrainConfig(frames=88, batch_size=2, bf16=False)
@@ -979,7 +980,8 @@ def test_a_pruned_start_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     card = weights.load(run(config, tmp_path / "second")).metadata["card"]
     text = release.card_text("paper_small", {**SCORED, **card})
     removed = (
-        "then without block 0 of its transformers; then pruned to `G=4`; "
+        "then its lowest 2 bands alone; "
+        "then without block 0 of its transformers; then pruned to `G=2`; "
         "then batch norms estimated anew from 4 examples"
     )
     assert re.search(f"first `paper_small`, 2 steps .*; {removed}\n", text)

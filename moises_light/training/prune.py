@@ -1,13 +1,16 @@
-"""Start a smaller network from a larger one's weights: the least useful features or blocks go.
+"""Start a smaller network from a larger one's: the least useful features or blocks go, or bands.
 
     python -m moises_light.training.prune checkpoints/fullband_small_wide.safetensors \\
         pruned.safetensors --features 36 --corpus corpus
     python -m moises_light.training.prune checkpoints/paper_small.safetensors \\
         shallow.safetensors --blocks 5 --corpus corpus
+    python -m moises_light.training.prune checkpoints/fullband_small_wide.safetensors \\
+        low.safetensors --bands 4 --corpus corpus
 
 writes weights that a run with `--start pruned.safetensors` goes on from, and has to: what is left
 was never trained to do without what is gone. The second makes a start for `paper_large`, which has
-five blocks where `paper_small` has six.
+five blocks where `paper_small` has six; the third makes one for `paper_small`, whose four bands are
+the lowest of six, with as many features each.
 
 How much a feature is worth is told by the first-order change of the loss where it is silenced: with
 the scale `g` and the shift `b` of its batch norm, `g dL/dg + b dL/db` (Molchanov et al., arXiv
@@ -179,6 +182,43 @@ def shallower(
     return model, gone
 
 
+@torch.no_grad()
+def lower(model: MoisesLight, n_bands: int) -> MoisesLight:
+    """The network with its lowest `n_bands` bands, and all of their features: `grow` undone.
+
+    What they heard of the bands above is lost, in the transformers and where the time axis changes.
+
+    Raises:
+        ValueError: see `lower_config`.
+    """
+    c = model.config
+    result = MoisesLight(**lower_config(c, n_bands))
+    keep = {
+        space: torch.arange(norm.num_features // c.n_bands * n_bands)
+        for name, _, space in spaces(model)
+        if space
+        for norm in loop.batch_norms(model.get_submodule(name))
+    }
+    _copy(model, result, keep)
+    # fewer bins above the music raise the deviation by which the input is divided
+    result.first_conv.conv.weight *= (c.n_bands / n_bands) ** 0.5
+    return result.train(model.training)
+
+
+def lower_config(config: Config, n_bands: int) -> Config:
+    """The config with `n_bands` bands of the same width and of as many features each.
+
+    Raises:
+        ValueError: if that is less than one, or not less than it has.
+    """
+    if not 0 < n_bands < config.n_bands:
+        raise ValueError(
+            f"n_bands={n_bands}; choose at least 1 and less than the {config.n_bands} there are"
+        )
+    share = {key: config[key] // config.n_bands * n_bands for key in ("G", "freq_dim")}
+    return replace(config, n_bands=n_bands, **share)
+
+
 def narrower_config(config: Config, features: int) -> Config:
     """The config with `G=features`.
 
@@ -217,17 +257,26 @@ def prune(model: MoisesLight, features: int, worth: Mapping[str, Tensor]) -> Moi
     """
     result = MoisesLight(**narrower_config(model.config, features))
     n_bands = model.config.n_bands
-    kept = {
+    keep = {
         space: _best(value, len(value) // model.config.G * features, n_bands)
         for space, value in worth.items()
     }
-    modules = dict(result.named_modules())
-    for name, reads, writes in spaces(model):
-        _keep(model.get_submodule(name), modules[name], kept.get(reads), kept.get(writes), n_bands)
-    for name, old in model.named_modules():
-        _keep_stream(old, modules[name], kept[STREAM])
-    result.source_head.load_state_dict(model.source_head.state_dict())
+    _copy(model, result, keep)
     return result.train(model.training)
+
+
+def _copy(model: MoisesLight, result: MoisesLight, keep: Mapping[str, Tensor]) -> None:
+    """Fill the smaller network with what is left of the larger one, by the features of spaces."""
+    modules = dict(result.named_modules())
+    n_bands = result.config.n_bands
+    for name, reads, writes in spaces(model):
+        into = modules[name]
+        # the last convolution writes what the masks are made of: all that the lower bands have
+        out = keep[writes] if writes else torch.arange(cast(GroupConv, into).conv.out_channels)
+        _keep(model.get_submodule(name), into, keep.get(reads), out, n_bands)
+    for name, old in model.named_modules():
+        _keep_stream(old, modules[name], keep[STREAM])
+    result.source_head.load_state_dict(model.source_head.state_dict())
 
 
 def _best(worth: Tensor, n: int, n_bands: int) -> Tensor:
@@ -238,9 +287,9 @@ def _best(worth: Tensor, n: int, n_bands: int) -> Tensor:
 
 
 def _keep(
-    old: nn.Module, new: nn.Module, reads: Tensor | None, writes: Tensor | None, n_bands: int
+    old: nn.Module, new: nn.Module, reads: Tensor | None, writes: Tensor, n_bands: int
 ) -> None:
-    """Copy what a layer keeps: the features that it reads and writes, all where `None`."""
+    """Copy what a layer keeps: the features that it reads, all where `None`, and that it writes."""
     if isinstance(old, GroupConv):
         _grouped(old.conv, cast(GroupConv, new).conv, reads, writes, n_bands)
     elif isinstance(old, TimeDistributedFrequency):
@@ -248,30 +297,25 @@ def _keep(
             new.get_submodule(fc).load_state_dict(old.get_submodule(fc).state_dict())
     elif isinstance(old, TimeDown | TimeUp):
         assert reads is not None
-        assert writes is not None
         into = cast(TimeDown | TimeUp, new)
         first, second = (writes, reads) if isinstance(old, TimeDown) else (reads, writes)
         into.conv.weight.copy_(old.conv.weight[first][:, second])
         cast(Tensor, into.conv.bias).copy_(cast(Tensor, old.conv.bias)[writes])
     for a, b in zip(loop.batch_norms(old), loop.batch_norms(new), strict=True):
         for key in ("weight", "bias", "running_mean", "running_var"):
-            getattr(b, key).copy_(_take(getattr(a, key), writes))
+            getattr(b, key).copy_(getattr(a, key)[writes])
 
 
 def _grouped(
-    old: nn.Conv2d, new: nn.Conv2d, reads: Tensor | None, writes: Tensor | None, n_bands: int
+    old: nn.Conv2d, new: nn.Conv2d, reads: Tensor | None, writes: Tensor, n_bands: int
 ) -> None:
-    weight = _take(old.weight, writes)
+    weight = old.weight[writes]
     if reads is not None:  # a band's features are numbered from its first one
         local = reads.unflatten(0, (n_bands, -1)) % old.weight.shape[1]
         bands = weight.unflatten(0, (n_bands, -1))
         weight = torch.cat([band[:, own] for band, own in zip(bands, local, strict=True)])
     new.weight.copy_(weight)
-    cast(Tensor, new.bias).copy_(_take(cast(Tensor, old.bias), writes))
-
-
-def _take(x: Tensor, kept: Tensor | None) -> Tensor:
-    return x if kept is None else x[kept]
+    cast(Tensor, new.bias).copy_(cast(Tensor, old.bias)[writes])
 
 
 def _keep_stream(old: nn.Module, new: Any, kept: Tensor) -> None:
@@ -300,6 +344,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("out", type=Path, help=".safetensors file to write")
     parser.add_argument("--features", type=int, help="G of the narrower network")
     parser.add_argument("--blocks", type=int, help="n_rope of the shallower network")
+    parser.add_argument("--bands", type=int, help="n_bands of the network with the lowest bands")
     parser.add_argument("--corpus", type=Path, default=Path("corpus"))
     parser.add_argument("--batches", type=int, default=16, help="of examples of two seconds")
     parser.add_argument("--batch-size", type=int, default=4)
@@ -308,30 +353,36 @@ def main(arguments: Sequence[str] | None = None) -> int:
     found = weights.load(args.weights)
     model = MoisesLight(**found.config)
     # what is wrong is told before the work, not after it
-    if args.features is None and args.blocks is None:
-        raise ValueError("nothing to prune; give --features, --blocks or both")
+    if args.features is None and args.blocks is None and args.bands is None:
+        raise ValueError("nothing to prune; give --features, --blocks, --bands or several")
+    config = found.config
+    if args.bands is not None:
+        config = lower_config(config, args.bands)
     if args.features is not None:
-        narrower_config(found.config, args.features)
+        narrower_config(config, args.features)
     if args.blocks is not None:
-        shallower_config(found.config, args.blocks)
+        shallower_config(config, args.blocks)
     if args.out.suffix != ".safetensors":
         raise ValueError(f"{args.out} does not end in .safetensors; give a name that does")
     model.load_state_dict(found.state_dict)
     size = args.batch_size
-    config = TrainConfig(frames=88, batch_size=size, bf16=args.bf16)
-    dataset = MixtureDataset(args.corpus, "train", config.segment_length, seed=0)
+    run = TrainConfig(frames=88, batch_size=size, bf16=args.bf16)
+    dataset = MixtureDataset(args.corpus, "train", run.segment_length, seed=0)
     firsts = range(0, args.batches * size, size)
     batches = [draw_batch(dataset, range(i, i + size), model.sources) for i in firsts]
     card = found.metadata["card"]
     # its scores are another network's
     card = {**kept(card), "earlier_runs": earlier_runs(card)}
+    if args.bands is not None:
+        model = lower(model, args.bands)
+        card["lowest_bands"] = args.bands
     if args.blocks is not None:
         model, card["removed"] = shallower(model.eval(), args.blocks, batches)
     if args.features is not None:
         model = prune(model, args.features, importance(model, batches, args.bf16))
         card["pruned"] = args.features
-    model = loop.calibrated(model, config, dataset, "cpu")
-    card["norms_anew"] = loop.calibration_examples(config)
+    model = loop.calibrated(model, run, dataset, "cpu")
+    card["norms_anew"] = loop.calibration_examples(run)
     weights.save(model, args.out, {"card": card}, torch.float16)
     print(args.out)
     return 0

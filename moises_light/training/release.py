@@ -182,6 +182,11 @@ def _run_text(card: Mapping[str, Any]) -> str:
         f"{run['ema']:g}, "
         + ("batch norms frozen, " if run.get("frozen_norms") else "")
         + f"seed {run['seed']}, commit `{card['commit']}`"
+        + (
+            f"; then its lowest {card['lowest_bands']} bands alone"
+            if "lowest_bands" in card
+            else ""
+        )
         + (f"; then without {_blocks_text(card['removed'])}" if "removed" in card else "")
         + (f"; then pruned to `G={card['pruned']}`" if "pruned" in card else "")
         + (f"; then grafted: {card['grafted']}" if "grafted" in card else "")
