@@ -24,6 +24,7 @@ from moises_light.training.config import TrainConfig
 from moises_light.training.evaluate import ACCOMPANIMENT, corpus_tracks
 from moises_light.training.losses import (
     EDGES,
+    WHISPER,
     Objective,
     band_energies,
     join,
@@ -73,7 +74,8 @@ def score(model: MoisesLight, batches: Sequence[Batch]) -> dict[str, tuple[float
     """Loss of each source, and its SDR in dB in each band up to where the network's range ends.
 
     Sources that are known as a sum alone are one row, `accompaniment`, and the loss of that sum
-    counts once. SDRs are of the energies of all excerpts together.
+    counts once. SDRs are of all excerpts together: of energies as shares of the mixture's in that
+    band and excerpt, or the loudest excerpt would decide.
 
     Raises:
         ValueError: if sources are known apart in some excerpts and in others are not.
@@ -88,8 +90,10 @@ def score(model: MoisesLight, batches: Sequence[Batch]) -> dict[str, tuple[float
         estimate = join(model.estimate_masks(mixed) * mixed[:, None], together)
         target = objective.spectrum(targets)
         losses.append(objective.shared_out(objective.distance(estimate, target, mixed), together))
-        errors.append(band_energies(estimate - target, bands).sum(0))
-        wanted.append(band_energies(target, bands).sum(0))
+        heard = band_energies(mixed, bands)
+        heard = (heard + WHISPER * heard.sum(-1, keepdim=True))[:, None]
+        errors.append((band_energies(estimate - target, bands) / heard).sum(0))
+        wanted.append((band_energies(target, bands) / heard).sum(0))
         apart.append(~together)
     known = torch.cat(apart)
     if not (known == known[0]).all():

@@ -38,14 +38,16 @@ def test_sdr_in_every_band_of_the_range() -> None:
     assert loss < 0 < rows["drums"][0]
 
 
-def test_energies_of_all_excerpts_count_together() -> None:
+def test_quiet_excerpts_count_as_loud_ones_do() -> None:
     quiet, loud = torch.zeros(2, 1, 4, 2, heldout.LENGTH)
     noise = torch.randn(2, heldout.LENGTH, generator=torch.manual_seed(0))
     loud[0, 0] = noise
-    quiet[0, :2] = noise / 1000  # a quarter of it is half of either, but of faint ones
+    quiet[0, :2] = noise / 1000  # a quarter of the mixture is half of either
     batches = [(x.sum(1), x) for x in (loud, quiet)]
     _, sdr = heldout.score(network_of_even_shares(), batches)["vocals"]
-    assert sdr == pytest.approx([-20 * math.log10(0.75)] * 6, abs=1e-3)
+    # shares of the mixtures: 0.75^2 of 1 are missing, and 0.25^2 of 0.5^2
+    expected = 10 * math.log10((1 + 0.5**2) / (0.75**2 + 0.25**2))
+    assert sdr == pytest.approx([expected] * 6, abs=1e-3)
 
 
 def test_a_sum_is_one_row_and_counts_once() -> None:
