@@ -22,10 +22,10 @@ from moises_light.model import MoisesLight
 from moises_light.terminal import exit_code
 from moises_light.training.config import TrainConfig
 from moises_light.training.evaluate import ACCOMPANIMENT, corpus_tracks
+from moises_light.training.loop import objective_of
 from moises_light.training.losses import (
     EDGES,
     WHISPER,
-    Objective,
     band_energies,
     join,
     known_apart,
@@ -33,14 +33,14 @@ from moises_light.training.losses import (
 )
 from moises_light.training.mixing import MixtureDataset, draw_batch, select
 
-LENGTH = TrainConfig(frames=88).segment_length
+RUN = TrainConfig(frames=88, bf16=False, absent=0.3, highs=3.0, highs_of=("vocals", "other"))
+"""How long an excerpt is and how the loss counts: as in the runs behind our own weights."""
+
+LENGTH = RUN.segment_length
 """Samples of an excerpt, two seconds in whole frames."""
 
 COLUMNS = (*EDGES, 14700.0)
 """Where one column's band ends and the next begins, in Hz: the loss's, and where paper_* end."""
-
-ABSENT, HIGHS, HIGHS_OF = 0.3, 3.0, ("vocals", "other")
-"""How the loss counts, as in the runs behind the weights in `checkpoints`."""
 
 Batch = tuple[Tensor, Tensor]
 """Mixture `[B, C, L]` and sources `[B, S, C, L]`, NaN where they are known as a sum alone."""
@@ -58,11 +58,10 @@ def pieces(corpus: Path, each: int) -> Iterator[Batch]:
     for track in corpus_tracks(corpus, "backed"):
         length = track.mixture.shape[-1]
         firsts = [int((0.1 + 0.88 * k / each) * length) for k in range(each)]
-        firsts = [first for first in firsts if first + LENGTH <= length]
+        cuts = [slice(first, first + LENGTH) for first in firsts if first + LENGTH <= length]
         unknown = torch.full_like(track.mixture, torch.nan)
         sources = torch.stack([track.sources.get(source, unknown) for source in SOURCES])
-        if firsts:
-            cuts = [slice(first, first + LENGTH) for first in firsts]
+        if cuts:
             yield (
                 torch.stack([track.mixture[:, cut] for cut in cuts]),
                 torch.stack([sources[..., cut] for cut in cuts]),
@@ -81,7 +80,7 @@ def score(model: MoisesLight, batches: Sequence[Batch]) -> dict[str, tuple[float
         ValueError: if sources are known apart in some excerpts and in others are not.
     """
     c = model.config
-    objective = Objective(model, "bands", False, ABSENT, HIGHS, HIGHS_OF)
+    objective = objective_of(model, RUN)
     bands = loss_bands(c.freq_dim, c.sample_rate / c.n_fft, COLUMNS)
     losses, errors, wanted, apart = [], [], [], []
     for mixture, sources in batches:
