@@ -988,6 +988,20 @@ def test_a_pruned_start_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
 
 
 @pytest.mark.usefixtures("tiny_preset")
+def test_bands_alone_may_keep_their_norms_and_need_no_corpus(tmp_path: Path) -> None:
+    first = run(TrainConfig(frames=16, batch_size=2, steps=2, bf16=False), tmp_path / "first")
+    low = tmp_path / "low.safetensors"
+    command = [str(first), str(low), "--bands", "2", "--corpus", str(tmp_path / "none")]
+    assert prune.main([*command, "--frozen-norms"]) == 0
+    expected = prune.lower(weights.load_pretrained(first), 2).state_dict()
+    for name, value in weights.load(low).state_dict.items():
+        torch.testing.assert_close(value, expected[name], atol=1e-3, rtol=1e-3)
+    card = weights.load(low).metadata["card"]
+    assert card["lowest_bands"] == 2
+    assert "norms_anew" not in card
+
+
+@pytest.mark.usefixtures("tiny_preset")
 def test_the_mean_of_two_runs_is_a_network_with_norms_of_its_own(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

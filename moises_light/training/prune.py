@@ -16,7 +16,8 @@ How much a feature is worth is told by the first-order change of the loss where 
 the scale `g` and the shift `b` of its batch norm, `g dL/dg + b dL/db` (Molchanov et al., arXiv
 1906.10771, sec. 3, for a gate behind the norm). Bands keep their own best features, equally many.
 A block of two transformers is worth what the loss rises without it. Batch norms are estimated
-anew behind it: what they were counts what is gone.
+anew behind it, since what they were counts what is gone; `--frozen-norms` leaves them as they are,
+which is right for bands that had them before the network grew.
 """
 
 from __future__ import annotations
@@ -349,6 +350,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--batches", type=int, default=16, help="of examples of two seconds")
     parser.add_argument("--batch-size", type=int, default=4)
     parser.add_argument("--bf16", action=argparse.BooleanOptionalAction, default=True)
+    parser.add_argument(
+        "--frozen-norms", action="store_true", help="batch norms are not estimated anew"
+    )
     args = parser.parse_args(arguments)
     found = weights.load(args.weights)
     model = MoisesLight(**found.config)
@@ -367,9 +371,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     model.load_state_dict(found.state_dict)
     size = args.batch_size
     run = TrainConfig(frames=88, batch_size=size, bf16=args.bf16)
-    dataset = MixtureDataset(args.corpus, "train", run.segment_length, seed=0)
-    firsts = range(0, args.batches * size, size)
-    batches = [draw_batch(dataset, range(i, i + size), model.sources) for i in firsts]
+    chosen = args.blocks is not None or args.features is not None
+    batches = []
+    if chosen or not args.frozen_norms:  # else no example is heard
+        dataset = MixtureDataset(args.corpus, "train", run.segment_length, seed=0)
+    if chosen:
+        firsts = range(0, args.batches * size, size)
+        batches = [draw_batch(dataset, range(i, i + size), model.sources) for i in firsts]
     card = found.metadata["card"]
     # its scores are another network's
     card = {**kept(card), "earlier_runs": earlier_runs(card)}
@@ -381,8 +389,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if args.features is not None:
         model = prune(model, args.features, importance(model, batches, args.bf16))
         card["pruned"] = args.features
-    model = loop.calibrated(model, run, dataset, "cpu")
-    card["norms_anew"] = loop.calibration_examples(run)
+    if not args.frozen_norms:
+        model = loop.calibrated(model, run, dataset, "cpu")
+        card["norms_anew"] = loop.calibration_examples(run)
     weights.save(model, args.out, {"card": card}, torch.float16)
     print(args.out)
     return 0
