@@ -18,6 +18,7 @@ from moises_light.training.prune import (
     lower,
     main,
     prune,
+    put_back,
     shallower,
     spaces,
     without_block,
@@ -183,6 +184,58 @@ def test_bands_that_are_not_there(bands: int) -> None:
         ValueError, match=rf"n_bands={bands}; choose at least 1 and less than the 2"
     ):
         lower(make(), bands)
+
+
+def test_what_the_lowest_bands_learnt_goes_back() -> None:
+    model = make(n_rope=1, freq_dim=128, n_bands=4, G=16).eval()
+    before = {key: x.clone() for key, x in model.state_dict().items()}
+    low = lower(model, 2)
+    for key, x in put_back(low, model).state_dict().items():
+        torch.testing.assert_close(x, before[key], msg=key)
+    with torch.no_grad():
+        low.final_conv.conv.bias += 1
+        low.first_conv.conv.weight *= 2
+        low.get_parameter("bottleneck.split_merge.res.conv.weight").neg_()
+    after = put_back(low, model)
+    for key, x in model.state_dict().items():
+        assert torch.equal(x, before[key]), key
+    for key, x in lower(after, 2).state_dict().items():
+        torch.testing.assert_close(x, low.state_dict()[key], msg=key)
+    # half of the bands are the lowest, and the others are as they were
+    for name, change in (
+        ("final_conv.conv.bias", lambda x: x + 1),
+        ("first_conv.conv.weight", lambda x: 2 * x),
+        ("bottleneck.split_merge.res.conv.weight", torch.neg),
+    ):
+        old, new = before[name], after.state_dict()[name]
+        n = len(old) // 2
+        torch.testing.assert_close(new[:n], change(old[:n]), msg=name)
+        assert torch.equal(new[n:], old[n:]), name
+
+
+def test_what_cannot_go_back() -> None:
+    model = make(n_rope=1, freq_dim=128, n_bands=4, G=16)
+    with pytest.raises(ValueError, match="G=6 and not 8; give a network of the lowest bands"):
+        put_back(make(n_rope=1, G=6), model)
+    with pytest.raises(ValueError, match="n_bands=4; choose at least 1 and less than the 4"):
+        put_back(model, model)
+
+
+def test_a_file_goes_back_and_says_so(tmp_path: Path) -> None:
+    model = make(n_rope=1, freq_dim=128, n_bands=4, G=16)
+    high, low, out = (tmp_path / f"{name}.safetensors" for name in ("high", "low", "out"))
+    weights.save(model, high, {})
+    weights.save(lower(model, 2), low, {"card": {"seed": 3, "sdr": {}}})
+    command = [str(high), str(out), "--put-back", str(low)]
+    with pytest.raises(ValueError, match="goes without --features, --blocks and --bands"):
+        main([*command, "--bands", "2"])
+    with pytest.raises(ValueError, match=r"out.pt does not end in \.safetensors"):
+        main([str(high), str(tmp_path / "out.pt"), "--put-back", str(low)])
+    assert main(command) == 0
+    found = weights.load(out)
+    assert found.config == model.config
+    # the scores are another network's
+    assert found.metadata["card"] == {"seed": 3, "earlier_runs": [], "put_back": "high"}
 
 
 def test_nothing_to_prune(tmp_path: Path) -> None:

@@ -999,6 +999,13 @@ def test_bands_alone_may_keep_their_norms_and_need_no_corpus(tmp_path: Path) -> 
     card = weights.load(low).metadata["card"]
     assert card["lowest_bands"] == 2
     assert "norms_anew" not in card
+    again = tmp_path / "again.safetensors"
+    assert prune.main([str(first), str(again), "--put-back", str(low)]) == 0
+    found = weights.load(again)
+    assert found.config == weights.load(first).config
+    text = release.card_text("paper_small", {**SCORED, **found.metadata["card"]})
+    told = "then its lowest 2 bands alone; then put back into `paper_small`, whose bands above"
+    assert told in text
 
 
 @pytest.mark.usefixtures("tiny_preset")

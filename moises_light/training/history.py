@@ -9,7 +9,7 @@ from moises_light import weights
 
 KEPT = (
     *("steps", "examples", "seconds", "device", "seed", "commit", "run"),
-    *("lowest_bands", "removed", "pruned", "grafted", "averaged", "norms_anew"),
+    *("lowest_bands", "removed", "pruned", "grafted", "averaged", "put_back", "norms_anew"),
 )
 """What is told of an earlier run, where its card has it."""
 

@@ -18,6 +18,11 @@ the scale `g` and the shift `b` of its batch norm, `g dL/dg + b dL/db` (Molchano
 A block of two transformers is worth what the loss rises without it. Batch norms are estimated
 anew behind it, since what they were counts what is gone; `--frozen-norms` leaves them as they are,
 which is right for bands that had them before the network grew.
+
+What the lowest bands learn by themselves, at less cost, can go back to where they are from:
+
+    python -m moises_light.training.prune checkpoints/fullband_large_wide.safetensors \\
+        wide.safetensors --put-back runs/low/model.safetensors
 """
 
 from __future__ import annotations
@@ -192,18 +197,58 @@ def lower(model: MoisesLight, n_bands: int) -> MoisesLight:
     Raises:
         ValueError: see `lower_config`.
     """
-    c = model.config
-    result = MoisesLight(**lower_config(c, n_bands))
-    keep = {
-        space: torch.arange(norm.num_features // c.n_bands * n_bands)
+    result = MoisesLight(**lower_config(model.config, n_bands))
+    keep = _lowest(model, n_bands)
+    _copy(model, result, keep, _strongest(model, result, keep))
+    # fewer bins above the music raise the deviation by which the input is divided
+    result.first_conv.conv.weight *= (model.config.n_bands / n_bands) ** 0.5
+    return result.train(model.training)
+
+
+@torch.no_grad()
+def put_back(low: MoisesLight, model: MoisesLight) -> MoisesLight:
+    """The network with its lowest bands as they have become since `lower` took them from it.
+
+    What it has of the bands above stays, and so does what these and the lowest hear of each other.
+    That fits as long as the lowest have not moved far.
+
+    Args:
+        low: what a run made of `lower(model, n_bands)`.
+        model: it stays as it is.
+
+    Raises:
+        ValueError: if `low` is not a network of the lowest bands of `model`.
+    """
+    n_bands = low.config.n_bands
+    expected = lower_config(model.config, n_bands)
+    odd = [k for k in dict(expected) if expected[k] != low.config[k]]
+    if odd:
+        told = ", ".join(f"{k}={low.config[k]!r} and not {expected[k]!r}" for k in odd)
+        raise ValueError(f"{told}; give a network of the lowest bands of the other")
+    keep = _lowest(model, n_bands)
+    # where each weight of the lower network came from: it is cut from a network of numbers
+    numbers, places = deepcopy(model).double(), deepcopy(low).double()
+    for value in (*numbers.state_dict().values(), *places.state_dict().values()):
+        value.copy_(torch.arange(value.numel()).view_as(value))
+    _copy(numbers, places, keep, _strongest(model, low, keep))
+    result = deepcopy(model)
+    state, found = result.state_dict(), places.state_dict()
+    for name, value in low.state_dict().items():
+        if value.is_floating_point():
+            if name == "first_conv.conv.weight":  # see `lower`
+                value = value * (n_bands / model.config.n_bands) ** 0.5
+            state[name].view(-1)[found[name].long().flatten()] = value.flatten()
+    return result
+
+
+def _lowest(model: MoisesLight, n_bands: int) -> dict[str, Tensor]:
+    """The features of the lowest bands, for each space."""
+    return {
+        space: torch.arange(norm.num_features // model.config.n_bands * n_bands)
         for name, _, space in spaces(model)
         if space
         for norm in loop.batch_norms(model.get_submodule(name))
     }
-    _copy(model, result, keep)
-    # fewer bins above the music raise the deviation by which the input is divided
-    result.first_conv.conv.weight *= (c.n_bands / n_bands) ** 0.5
-    return result.train(model.training)
 
 
 def lower_config(config: Config, n_bands: int) -> Config:
@@ -262,12 +307,45 @@ def prune(model: MoisesLight, features: int, worth: Mapping[str, Tensor]) -> Moi
         space: _best(value, len(value) // model.config.G * features, n_bands)
         for space, value in worth.items()
     }
-    _copy(model, result, keep)
+    _copy(model, result, keep, _strongest(model, result, keep))
     return result.train(model.training)
 
 
-def _copy(model: MoisesLight, result: MoisesLight, keep: Mapping[str, Tensor]) -> None:
-    """Fill the smaller network with what is left of the larger one, by the features of spaces."""
+def _strongest(
+    model: MoisesLight, result: MoisesLight, keep: Mapping[str, Tensor]
+) -> dict[str, Tensor]:
+    """The hidden units that feed-forward layers keep, by name: those that say most of what stays.
+
+    Args:
+        model: the larger network.
+        result: the smaller one, for its sizes.
+        keep: features that stay, for each space.
+    """
+    kept, units = keep[STREAM], {}
+    for name, old in model.named_modules():
+        if isinstance(old, FeedForward):
+            inner, outer = cast(nn.Linear, old.net["1"]), cast(nn.Linear, old.net["4"])
+            heard = inner.weight[:, kept] * cast(RMSNorm, old.net["0"]).gamma[kept]
+            strength = heard.norm(dim=1) * outer.weight[kept].norm(dim=0)
+            left = len(cast(nn.Linear, result.get_submodule(f"{name}.net.1")).weight)
+            units[name] = strength.topk(left).indices.sort().values
+    return units
+
+
+def _copy(
+    model: MoisesLight,
+    result: MoisesLight,
+    keep: Mapping[str, Tensor],
+    units: Mapping[str, Tensor],
+) -> None:
+    """Fill the smaller network with what is left of the larger one.
+
+    Args:
+        model: the larger network.
+        result: the smaller one.
+        keep: features that stay, for each space.
+        units: hidden units that stay, for each feed-forward layer.
+    """
     modules = dict(result.named_modules())
     n_bands = result.config.n_bands
     for name, reads, writes in spaces(model):
@@ -276,7 +354,7 @@ def _copy(model: MoisesLight, result: MoisesLight, keep: Mapping[str, Tensor]) -
         out = keep[writes] if writes else torch.arange(cast(GroupConv, into).conv.out_channels)
         _keep(model.get_submodule(name), into, keep.get(reads), out, n_bands)
     for name, old in model.named_modules():
-        _keep_stream(old, modules[name], keep[STREAM])
+        _keep_stream(old, modules[name], keep[STREAM], units.get(name))
     result.source_head.load_state_dict(model.source_head.state_dict())
 
 
@@ -319,8 +397,8 @@ def _grouped(
     cast(Tensor, new.bias).copy_(cast(Tensor, old.bias)[writes])
 
 
-def _keep_stream(old: nn.Module, new: Any, kept: Tensor) -> None:
-    """Copy what a part of a transformer keeps of the features that pass it."""
+def _keep_stream(old: nn.Module, new: Any, kept: Tensor, units: Tensor | None) -> None:
+    """Copy what a part of a transformer keeps of the features that pass it and of its own units."""
     if isinstance(old, RMSNorm):
         new.gamma.copy_(old.gamma[kept])
     elif isinstance(old, Attention):
@@ -330,9 +408,6 @@ def _keep_stream(old: nn.Module, new: Any, kept: Tensor) -> None:
         new.to_out[0].weight.copy_(cast(nn.Linear, old.to_out[0]).weight[kept])
     elif isinstance(old, FeedForward):
         inner, outer = cast(nn.Linear, old.net["1"]), cast(nn.Linear, old.net["4"])
-        heard = inner.weight[:, kept] * cast(RMSNorm, old.net["0"]).gamma[kept]
-        strength = heard.norm(dim=1) * outer.weight[kept].norm(dim=0)
-        units = strength.topk(len(new.net["1"].weight)).indices.sort().values
         new.net["1"].weight.copy_(inner.weight[units][:, kept])
         new.net["1"].bias.copy_(inner.bias[units])
         new.net["4"].weight.copy_(outer.weight[kept][:, units])
@@ -353,11 +428,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--frozen-norms", action="store_true", help="batch norms are not estimated anew"
     )
+    parser.add_argument(
+        "--put-back", type=Path, help="weights of the lowest bands, trained on; nothing is pruned"
+    )
     args = parser.parse_args(arguments)
     found = weights.load(args.weights)
     model = MoisesLight(**found.config)
     # what is wrong is told before the work, not after it
-    if args.features is None and args.blocks is None and args.bands is None:
+    cuts = (args.features, args.blocks, args.bands)
+    if args.put_back is not None:
+        if cuts != (None, None, None):
+            raise ValueError("--put-back goes without --features, --blocks and --bands")
+        return _put_back(args.put_back, args.weights, args.out)
+    if cuts == (None, None, None):
         raise ValueError("nothing to prune; give --features, --blocks, --bands or several")
     config = found.config
     if args.bands is not None:
@@ -366,8 +449,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         narrower_config(config, args.features)
     if args.blocks is not None:
         shallower_config(config, args.blocks)
-    if args.out.suffix != ".safetensors":
-        raise ValueError(f"{args.out} does not end in .safetensors; give a name that does")
+    _check_name(args.out)
     model.load_state_dict(found.state_dict)
     size = args.batch_size
     run = TrainConfig(frames=88, batch_size=size, bf16=args.bf16)
@@ -395,6 +477,23 @@ def main(arguments: Sequence[str] | None = None) -> int:
     weights.save(model, args.out, {"card": card}, torch.float16)
     print(args.out)
     return 0
+
+
+def _put_back(low: Path, high: Path, out: Path) -> int:
+    _check_name(out)
+    learnt, found = weights.load(low), weights.load(high)
+    model = put_back(MoisesLight.from_pretrained(low), MoisesLight.from_pretrained(high))
+    card = learnt.metadata["card"]
+    preset = found.metadata["preset"]
+    told = {**kept(card), "earlier_runs": earlier_runs(card), "put_back": preset or high.stem}
+    weights.save(model, out, {"preset": preset, "card": told}, torch.float16)
+    print(out)
+    return 0
+
+
+def _check_name(out: Path) -> None:
+    if out.suffix != ".safetensors":
+        raise ValueError(f"{out} does not end in .safetensors; give a name that does")
 
 
 if __name__ == "__main__":

@@ -191,6 +191,11 @@ def _run_text(card: Mapping[str, Any]) -> str:
         + (f"; then pruned to `G={card['pruned']}`" if "pruned" in card else "")
         + (f"; then grafted: {card['grafted']}" if "grafted" in card else "")
         + (f"; then averaged: {card['averaged']}" if "averaged" in card else "")
+        + (
+            f"; then put back into `{card['put_back']}`, whose bands above them stay"
+            if "put_back" in card
+            else ""
+        )
         + (_norms_text(card["norms_anew"]) if "norms_anew" in card else "")
     )
 
