@@ -178,6 +178,18 @@ def test_a_fullband_preset_becomes_one_of_the_paper() -> None:
     assert lower(wide, 4).config == configs["paper_small"]
 
 
+def test_a_file_of_a_preset_says_so(tmp_path: Path) -> None:
+    wide, low, back = (tmp_path / f"{name}.safetensors" for name in ("wide", "low", "back"))
+    weights.save(MoisesLight(**configs["fullband_small_wide"]), wide, {"card": {"seed": 3}})
+    assert main([str(wide), str(low), "--bands", "4", "--frozen-norms"]) == 0
+    assert weights.load(low).metadata["preset"] == "paper_small"
+    assert main([str(wide), str(back), "--put-back", str(low)]) == 0
+    assert weights.load(back).metadata["preset"] == "fullband_small_wide"
+    before, after = weights.load(wide).state_dict, weights.load(back).state_dict
+    for name, value in after.items():
+        torch.testing.assert_close(value, before[name], msg=name, rtol=1e-3, atol=1e-3)
+
+
 @pytest.mark.parametrize("bands", [0, 2])
 def test_bands_that_are_not_there(bands: int) -> None:
     with pytest.raises(

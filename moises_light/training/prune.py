@@ -38,7 +38,7 @@ import torch
 from torch import Tensor, nn
 
 from moises_light import weights
-from moises_light.config import Config
+from moises_light.config import Config, configs
 from moises_light.model import (
     Attention,
     FeedForward,
@@ -474,21 +474,23 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if not args.frozen_norms:
         model = loop.calibrated(model, run, dataset, "cpu")
         card["norms_anew"] = loop.calibration_examples(run)
-    weights.save(model, args.out, {"card": card}, torch.float16)
-    print(args.out)
+    _save(model, args.out, card)
     return 0
 
 
 def _put_back(low: Path, high: Path, out: Path) -> int:
     _check_name(out)
-    learnt, found = weights.load(low), weights.load(high)
+    card = weights.load(low).metadata["card"]
+    name = weights.load(high).metadata["preset"] or high.stem
     model = put_back(MoisesLight.from_pretrained(low), MoisesLight.from_pretrained(high))
-    card = learnt.metadata["card"]
-    preset = found.metadata["preset"]
-    told = {**kept(card), "earlier_runs": earlier_runs(card), "put_back": preset or high.stem}
-    weights.save(model, out, {"preset": preset, "card": told}, torch.float16)
-    print(out)
+    _save(model, out, {**kept(card), "earlier_runs": earlier_runs(card), "put_back": name})
     return 0
+
+
+def _save(model: MoisesLight, out: Path, card: Mapping[str, Any]) -> None:
+    preset = next((name for name, config in configs.items() if config == model.config), "")
+    weights.save(model, out, {"preset": preset, "card": card}, torch.float16)
+    print(out)
 
 
 def _check_name(out: Path) -> None:
