@@ -362,6 +362,19 @@ def test_a_drag_over_the_lanes_asks_for_audio_where_it_ends(
     assert len(asked) <= 14
 
 
+def test_on_a_phone_who_asks_for_stems_is_taken_to_them(
+    visit: Callable[..., Any], song: Path
+) -> None:
+    page = visit(viewport={"width": 390, "height": 700}, has_touch=True, is_mobile=True)
+    separate(page, song)
+    page.locator("#go").scroll_into_view_if_needed()
+    top = "document.querySelector('.ml-player').getBoundingClientRect().top"
+    assert page.evaluate(top) < -100, "the form is below the result"
+    page.tap("#go")
+    page.wait_for_function(f"Math.abs({top}) < 60")
+    wait(page, "s.phase === 'finished'")
+
+
 def test_a_finger_that_scrolls_over_the_lanes_moves_nothing(
     visit: Callable[..., Any], song: Path
 ) -> None:

@@ -16,6 +16,14 @@ document.addEventListener('drop', (event) => {
   input.files = one.files; input.dispatchEvent(new Event('change', {bubbles: true}));
 });
 
+// On a narrow screen the result stands above the form: who asks for it down there is taken to it.
+document.addEventListener('click', (event) => {
+  if (!event.isTrusted || !event.target.closest('#go') || !matchMedia('(max-width: 860px)').matches) return;
+  if (stage().dataset.stage === 'empty') return;
+  const still = matchMedia('(prefers-reduced-motion: reduce)').matches;
+  stage().scrollIntoView({block: 'start', behavior: still ? 'auto' : 'smooth'});
+});
+
 const remember = (value) => { try { localStorage.setItem('studio-theme', value); } catch { /* private window */ } };
 const dark = (on) => document.body.classList.toggle('dark', on);
 try {
