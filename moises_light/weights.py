@@ -205,8 +205,7 @@ def save(
         ValueError: if a weight is not finite (in that dtype), or the metadata is not as above.
     """
     path = Path(path)
-    if path.suffix != SUFFIX:
-        raise ValueError(f"{path} does not end in {SUFFIX}")
+    check_name(path)
     if dtype not in _STORED:
         raise ValueError(f"weights are not stored as {dtype}; choose one of {_STORED}")
     header = _make_header(model.config, metadata or {})
@@ -217,6 +216,16 @@ def save(
     if bad:
         raise ValueError(f"not finite as {dtype}, so not saved: {', '.join(bad)}")
     write_tensors(path, state_dict, header)
+
+
+def check_name(path: Path) -> None:
+    """Ask a file to be written for its ending, before the work.
+
+    Raises:
+        ValueError: if it is not `.safetensors`.
+    """
+    if path.suffix != SUFFIX:
+        raise ValueError(f"{path} does not end in {SUFFIX}; give a name that does")
 
 
 def _stored_dtype(x: Tensor, dtype: torch.dtype) -> torch.dtype:

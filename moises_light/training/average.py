@@ -26,7 +26,7 @@ from moises_light import weights
 from moises_light.model import MoisesLight
 from moises_light.terminal import exit_code
 from moises_light.training.config import TrainConfig
-from moises_light.training.history import UNTOLD, earlier_runs, kept
+from moises_light.training.history import UNTOLD, unscored
 from moises_light.training.loop import calibrated, calibration_examples
 from moises_light.training.mixing import MixtureDataset
 
@@ -58,8 +58,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     args = parser.parse_args(arguments)
     if not 0 < args.share < 1:
         raise ValueError(f"--share {args.share:g}; choose more than 0 and less than 1")
-    if args.out.suffix != ".safetensors":
-        raise ValueError(f"{args.out} does not end in .safetensors; give a name that does")
+    weights.check_name(args.out)
     first, second = weights.load(args.first), weights.load(args.second)
     if first.config != second.config:
         raise ValueError(
@@ -72,8 +71,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     model = MoisesLight(**first.config)
     model.load_state_dict(mean_of(first.state_dict, second.state_dict, args.share))
     told = {
-        **kept(card),  # its scores are another network's
-        "earlier_runs": earlier_runs(card),
+        **unscored(card),
         "averaged": f"{args.share:g} of these weights and {1 - args.share:g} of "
         f"{_name(second.metadata['card'])}",
     }

@@ -22,6 +22,11 @@ def kept(card: Mapping[str, Any]) -> dict[str, Any]:
     return {key: card[key] for key in KEPT if key in card}
 
 
+def unscored(card: Mapping[str, Any]) -> dict[str, Any]:
+    """The card of weights made of those of a card: its runs, but no scores."""
+    return {**kept(card), "earlier_runs": earlier_runs(card)}
+
+
 def earlier_runs(card: Mapping[str, Any]) -> list[dict[str, Any]]:
     """The runs whose weights the run of that card went on from, oldest first.
 

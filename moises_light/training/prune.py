@@ -52,7 +52,7 @@ from moises_light.model import (
 from moises_light.terminal import exit_code
 from moises_light.training import loop
 from moises_light.training.config import TrainConfig
-from moises_light.training.history import earlier_runs, kept
+from moises_light.training.history import unscored
 from moises_light.training.losses import Objective
 from moises_light.training.mixing import MixtureDataset, draw_batch
 
@@ -434,12 +434,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
     args = parser.parse_args(arguments)
     found = weights.load(args.weights)
     model = MoisesLight(**found.config)
+    model.load_state_dict(found.state_dict)
     # what is wrong is told before the work, not after it
+    weights.check_name(args.out)
     cuts = (args.features, args.blocks, args.bands)
     if args.put_back is not None:
         if cuts != (None, None, None):
             raise ValueError("--put-back goes without --features, --blocks and --bands")
-        return _put_back(args.put_back, args.weights, args.out)
+        learnt = weights.load(args.put_back)
+        low = MoisesLight(**learnt.config)
+        low.load_state_dict(learnt.state_dict)
+        card = unscored(learnt.metadata["card"])
+        card["put_back"] = found.metadata["preset"] or args.weights.stem
+        _save(put_back(low, model), args.out, card)
+        return 0
     if cuts == (None, None, None):
         raise ValueError("nothing to prune; give --features, --blocks, --bands or several")
     config = found.config
@@ -449,8 +457,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
         narrower_config(config, args.features)
     if args.blocks is not None:
         shallower_config(config, args.blocks)
-    _check_name(args.out)
-    model.load_state_dict(found.state_dict)
     size = args.batch_size
     run = TrainConfig(frames=88, batch_size=size, bf16=args.bf16)
     chosen = args.blocks is not None or args.features is not None
@@ -460,9 +466,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if chosen:
         firsts = range(0, args.batches * size, size)
         batches = [draw_batch(dataset, range(i, i + size), model.sources) for i in firsts]
-    card = found.metadata["card"]
-    # its scores are another network's
-    card = {**kept(card), "earlier_runs": earlier_runs(card)}
+    card = unscored(found.metadata["card"])
     if args.bands is not None:
         model = lower(model, args.bands)
         card["lowest_bands"] = args.bands
@@ -478,24 +482,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0
 
 
-def _put_back(low: Path, high: Path, out: Path) -> int:
-    _check_name(out)
-    card = weights.load(low).metadata["card"]
-    name = weights.load(high).metadata["preset"] or high.stem
-    model = put_back(MoisesLight.from_pretrained(low), MoisesLight.from_pretrained(high))
-    _save(model, out, {**kept(card), "earlier_runs": earlier_runs(card), "put_back": name})
-    return 0
-
-
 def _save(model: MoisesLight, out: Path, card: Mapping[str, Any]) -> None:
     preset = next((name for name, config in configs.items() if config == model.config), "")
     weights.save(model, out, {"preset": preset, "card": card}, torch.float16)
     print(out)
-
-
-def _check_name(out: Path) -> None:
-    if out.suffix != ".safetensors":
-        raise ValueError(f"{out} does not end in .safetensors; give a name that does")
 
 
 if __name__ == "__main__":
