@@ -16,6 +16,7 @@ import os
 import shutil
 import struct
 import tempfile
+import time
 import wave
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, suppress
@@ -37,6 +38,7 @@ SAMPLE_RATES = (4000, 384_000)
 """Lowest and highest sample rate in Hz of a file that is read."""
 
 MAX_CHANNELS = 8
+WORK = ".stems-"
 MAX_LEVEL = 64.0
 """Samples beyond so many times full scale are no audio but numbers on another scale."""
 
@@ -629,6 +631,10 @@ def _existing(path: Path_) -> Path:
         if path.is_dir():
             raise AudioError(f"{path} is a folder; give a file")
         if not path.is_file():
+            if path.exists() or str(path) == "-":
+                raise AudioError(
+                    f"there is no file {path}, only a pipe or a device; save the song as a file"
+                )
             raise AudioError(f"there is no file {path}")
         if not path.stat().st_size:
             raise AudioError(f"{path.name} is empty")
@@ -682,7 +688,10 @@ def _cut_off(path: Path) -> bool:
 
 
 def _no_audio(path: Path) -> AudioError:
-    return AudioError(f"{path.name} holds no audio that can be read; what can be: {READABLE}")
+    return AudioError(
+        f"{path.name} holds no audio that can be read; what can be: {READABLE}, if all of the file "
+        f"is there"
+    )
 
 
 def _clean_tags(tags: Mapping[str, str]) -> dict[str, str]:
@@ -785,6 +794,12 @@ class Writer:
         self.frames = 0
         self._encoding = encoding = _encoding(format or _format_of(self.path))
         tags = _checked_tags(tags)
+        most = 2 if encoding.container == "MP3" else MAX_CHANNELS
+        if not 1 <= channels <= most:
+            raise ValueError(
+                f"cannot write {self.path.name}: {channels} channels, and {most} are the most; "
+                f"audio is [C, L], so transpose it if it came as [L, C]"
+            )
         width = {"PCM_16": 2, "PCM_24": 3}.get(encoding.subtype, 4) * channels
         fits = MAX_WAV // width
         large = encoding.container == "WAV" and frames is not None and frames > fits
@@ -840,6 +855,9 @@ class Writer:
         """Complete the file and let it appear under its name."""
         if self._file.closed:
             return
+        if not self.frames and self._encoding.container != "WAV":
+            self.discard()
+            raise AudioError(f"cannot write {self.path.name}: no samples, and only wav takes none")
         try:
             self._file.close()
             # a full disk is not always reported
@@ -926,7 +944,7 @@ class StemWriter:
     Blocks go to raw 32-bit floats in a hidden folder beside the stems. At the end all stems are
     turned down by one gain if any would clip, so that they still add up to the (quieter) song, and
     encoded; then they appear together, in place of what was there. An exception inside the `with`
-    leaves nothing behind.
+    leaves nothing behind. What a writer that was killed left there goes after a day.
 
     Args:
         folder: where the stems go; it is made if need be.
@@ -983,7 +1001,8 @@ class StemWriter:
         try:
             self._made = [p for p in (self.folder, *self.folder.parents) if not p.exists()]
             self.folder.mkdir(parents=True, exist_ok=True)
-            self._work = Path(tempfile.mkdtemp(prefix=".stems-", dir=self.folder))
+            _clear_leftovers(self.folder)
+            self._work = Path(tempfile.mkdtemp(prefix=WORK, dir=self.folder))
             self._raw = {stem: (self._work / f"{i}.f32").open("wb") for i, stem in enumerate(files)}
         except OSError as error:
             self.discard()
@@ -1096,6 +1115,15 @@ class StemWriter:
             for folder in self._made:  # only those that we made, and only while they are empty
                 with suppress(OSError):
                     folder.rmdir()
+
+
+def _clear_leftovers(folder: Path) -> None:
+    """Delete the working folders in which nothing was written for a day."""
+    for work in folder.glob(f"{WORK}*"):
+        with suppress(OSError):
+            newest = max(path.stat().st_mtime for path in (work, *work.iterdir()))
+            if time.time() - newest > 86400:
+                shutil.rmtree(work, ignore_errors=True)
 
 
 def _checked(block: Tensor, channels: int | None) -> Tensor:

@@ -9,22 +9,25 @@ from __future__ import annotations
 import argparse
 import importlib
 import io
+import os
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections import deque
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 import torch
+from torch import Tensor
 from tqdm import tqdm
 
 from moises_light import __version__, audio, weights
 from moises_light.config import DEFAULT_PRESET, Config, configs
 from moises_light.model import count_parameters
-from moises_light.separation import Separator
-from moises_light.terminal import end_as_ctrl_c, exit_code, one_line, say
+from moises_light.separation import MIXES, Separator
+from moises_light.terminal import end_as_ctrl_c, exit_code, one_line, printable, say
 
 FORWARDED = {
     "train": "train weights of your own",
@@ -103,15 +106,17 @@ def separate(args: argparse.Namespace) -> int:
         device=choose_device(args.device),
     )
     stems = choose_stems(args.stems, separator.sources)
-    failed = 0
+    check_output(args.output)
+    failed = skipped = 0
     music = work = 0.0
     for job in plan(args.files, args.output):
-        name = printable(job.song)
+        name = printable(str(job.song))
         try:
             there = existing(job.folder, stems, args.format)
             if there and not args.force:
+                skipped += 1
                 say(
-                    f"{name}: skipped, {printable(there)} is there already, from this song or one "
+                    f"{name}: skipped, {there} is there already, from this song or one "
                     f"of the same name; --force replaces it"
                 )
                 continue
@@ -125,9 +130,11 @@ def separate(args: argparse.Namespace) -> int:
             continue
         took = time.monotonic() - started
         music, work = music + seconds, work + took
-        print(f"{name} -> {printable(job.folder)} ({describe_speed(seconds, took)})", flush=True)
-    if len(args.files) > 1 and music:
-        say(f"all: {describe_speed(music, work)}" + (f"; {failed} failed" if failed else ""))
+        tell(f"{name} -> {printable(str(job.folder))} ({describe_speed(seconds, took)})")
+    if len(args.files) > 1:
+        counted = {"failed": failed, "skipped": skipped}
+        done = [describe_speed(music, work)] if music else []
+        say("all: " + "; ".join(done + [f"{n} {what}" for what, n in counted.items() if n]))
     return 1 if failed else 0
 
 
@@ -140,7 +147,7 @@ def separate_file(
         separator: with the network.
         channels: of the audio that the network takes.
         job: the song and its folder.
-        stems: names of the sources that are written.
+        stems: names of the sources, and of `MIXES`, that are written.
         format: one of `audio.FORMATS`.
 
     Returns:
@@ -151,18 +158,25 @@ def separate_file(
     """
     info = audio.probe(job.song)
     rate = separator.sample_rate
-    keep = [separator.sources.index(stem) for stem in stems]
-    mixture = audio.stream(job.song, rate, channels, warn=say)
+    sources = separator.sources
+    song = Echo(audio.stream(job.song, rate, channels, warn=say))
     bar = tqdm(
         total=max(1, round(info.seconds)),
-        desc=printable(Path(job.folder.name))[:30],
+        desc=printable(job.folder.name)[:30],
         bar_format="{desc} {percentage:3.0f} %|{bar}| {n:.0f} of {total:.0f} s, {remaining} left",
         disable=not sys.stderr.isatty(),
         leave=False,
     )
     with bar, audio.StemWriter(job.folder, stems, format, rate, info.tags) as writer:
-        for block in separator.blocks(mixture):
-            writer.write(block[keep])
+        for block in separator.blocks(song):
+            mixture = song.take(block.shape[-1])
+            rows = [
+                mixture - block[sources.index(MIXES[stem])]
+                if stem in MIXES
+                else block[sources.index(stem)]
+                for stem in stems
+            ]
+            writer.write(torch.stack(rows))
             bar.update(block.shape[-1] / rate)
         # MP3 takes a while, and a bar that stands still at its end looks stuck
         bar.bar_format = "{desc} writing {percentage:3.0f} %|{bar}|"
@@ -170,10 +184,53 @@ def separate_file(
         writer.finish(lambda share: bar.update(share - bar.n))
     if writer.gain < 1:
         say(
-            f"{printable(job.song)}: the stems would clip, so all of them were turned down to "
+            f"{job.song}: the stems would clip, so all of them were turned down to "
             f"{writer.gain:.3f}; --format wav32f keeps their level"
         )
     return writer.frames / rate
+
+
+class Echo:
+    """Blocks `[C, n]` as they go by, and once more in pieces of any length."""
+
+    def __init__(self, blocks: Iterable[Tensor]):
+        self._blocks = blocks
+        self._gone: deque[Tensor] = deque()
+
+    def __iter__(self) -> Iterator[Tensor]:
+        for block in self._blocks:
+            self._gone.append(block)
+            yield block
+
+    def take(self, length: int) -> Tensor:
+        """The next samples `[C, length]`, of those that have gone by."""
+        pieces = []
+        while length:
+            block = self._gone.popleft()
+            pieces.append(block[:, :length])
+            if block.shape[-1] > length:
+                self._gone.appendleft(block[:, length:])
+            length -= pieces[-1].shape[-1]
+        return torch.cat(pieces, dim=-1)
+
+
+def check_output(folder: Path) -> None:
+    """Say before the work where no folder can be.
+
+    Raises:
+        ValueError: if a file is in the way.
+    """
+    for path in (folder, *folder.parents):
+        if path.exists() and not path.is_dir():
+            raise ValueError(f"--output {folder}: {path} is a file; name a folder")
+
+
+def tell(text: str) -> None:
+    """Print a line; if nobody reads it any more, the work goes on all the same."""
+    try:
+        print(text, flush=True)
+    except BrokenPipeError:
+        sys.stdout = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115
 
 
 def plan(files: Sequence[Path], output: Path) -> list[Job]:
@@ -215,21 +272,22 @@ def choose_device(name: str) -> str:
 
 
 def choose_stems(text: str | None, sources: Sequence[str]) -> list[str]:
-    """The stems of a list such as `vocals,drums`, in the network's order; all without one.
+    """The stems of a list such as `vocals,karaoke`, in the network's order; all without one.
 
     Raises:
-        ValueError: if the network has no such source.
+        ValueError: if the network has no such source, nor what a mix of `MIXES` leaves out.
     """
     if text is None:
         return list(sources)
     wanted = [name.strip() for name in text.split(",") if name.strip()]
-    unknown = [name for name in wanted if name not in sources]
+    known = [*sources, *(mix for mix, source in MIXES.items() if source in sources)]
+    unknown = [name for name in wanted if name not in known]
     if unknown or not wanted:
         raise ValueError(
-            f"--stems {text!r}: this network gives {', '.join(sources)}; "
+            f"--stems {text!r}: this network gives {', '.join(known)}; "
             f"name some of them with commas between"
         )
-    return [source for source in sources if source in wanted]
+    return [name for name in known if name in wanted]
 
 
 def describe_speed(seconds: float, took: float) -> str:
@@ -240,12 +298,6 @@ def describe_speed(seconds: float, took: float) -> str:
     """
     factor = seconds / max(took, 1e-9)
     return f"{seconds:.1f} s of music in {took:.1f} s, {factor:.2f} times real time"
-
-
-def printable(path: Path) -> str:
-    """A path that stays on its line and can be printed, whatever it was named."""
-    text = str(path)
-    return text if text.isprintable() else ascii(text)
 
 
 def _add_separate_arguments(parser: argparse.ArgumentParser) -> None:
@@ -271,9 +323,14 @@ def _add_separate_arguments(parser: argparse.ArgumentParser) -> None:
         "--format",
         choices=tuple(audio.FORMATS),
         default="wav16",
-        help="of the stems (default: %(default)s)",
+        help="of the stems, at 44.1 kHz (default: %(default)s)",
     )
-    add("--stems", metavar="A,B", help="only these, for example vocals,drums")
+    add(
+        "--stems",
+        metavar="A,B",
+        help="only these, for example vocals,drums; karaoke is the song without its vocals, "
+        "drumless without its drums",
+    )
     add(
         "--residual",
         action="store_true",

@@ -71,7 +71,7 @@ class Config:
                 f"sources is the text {self.sources!r}; give a list of names, "
                 f"for example [{self.sources!r}]"
             )
-        if not isinstance(self.sources, Iterable):
+        if isinstance(self.sources, set | frozenset) or not isinstance(self.sources, Iterable):
             raise ValueError(
                 f"sources is {self.sources!r}; give a list of names, for example ['vocals']"
             )

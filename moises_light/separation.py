@@ -28,6 +28,10 @@ PIECE = 2**20
 """Samples that are looked at together, so that a check needs no mask of a song's length."""
 
 
+MIXES = {"karaoke": "vocals", "drumless": "drums"}
+"""Mixes that are the song less one stem, so that what no stem claims stays in them."""
+
+
 class Model(Protocol):
     """What `Separator` needs to know of a network."""
 
@@ -426,6 +430,10 @@ def _device(name: str | torch.device) -> torch.device:
     missing = (device.type == "cuda" and not torch.cuda.is_available()) or (
         device.type == "mps" and not torch.backends.mps.is_available()
     )
+    if not missing and device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        missing = True
     if missing:
         raise ValueError(f"device={str(device)!r} is not there on this machine; choose cpu")
+    if device.type not in ("cpu", "cuda", "mps"):
+        raise ValueError(f"device={str(device)!r} is not supported; choose cpu, cuda or mps")
     return device

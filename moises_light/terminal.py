@@ -5,6 +5,7 @@ from __future__ import annotations
 import signal
 import sys
 import threading
+import unicodedata
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
@@ -17,8 +18,23 @@ def say(text: str) -> None:
 
     What a terminal would obey instead of printing, as names of files may hold, is escaped.
     """
-    shown = "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
-    tqdm.write(shown, file=sys.stderr)
+    tqdm.write(printable(text), file=sys.stderr)
+
+
+def printable(text: str) -> str:
+    r"""Text that stays on its line and does nothing to a terminal, whatever a file was named.
+
+    Spaces of other scripts and joined emoji are as good as any letter.
+
+    >>> print(printable("line\n \x1b[31mred"))
+    line\n \x1b[31mred
+    """
+    return "".join(c if _is_harmless(c) else ascii(c)[1:-1] for c in text)
+
+
+def _is_harmless(character: str) -> bool:
+    joins = character in "\u200c\u200d"  # letters of some scripts, too
+    return character.isprintable() or joins or unicodedata.category(character) == "Zs"
 
 
 def one_line(error: BaseException) -> str:

@@ -98,6 +98,12 @@ class MissingWeights(ValueError):
     """There are no weights for what was asked."""
 
 
+NONE_HERE = (
+    "No preset has weights here; name the folder that holds them: --checkpoints, the argument "
+    "`folder`, or MOISES_LIGHT_CHECKPOINTS"
+)
+
+
 # --------------------------------------------------------------------------- load
 
 
@@ -112,7 +118,7 @@ def load_pretrained(preset: str | Path, folder: str | Path | None = None) -> Moi
         MissingWeights: if there are none for the preset.
         ValueError: if the file is not what it should be.
     """
-    by_name = isinstance(preset, str) and preset in configs
+    by_name = str(preset) in configs
     if not by_name and Path(preset).suffix != SUFFIX:
         raise ValueError(
             f"{str(preset)!r} is neither a preset ({', '.join(configs)}) nor a {SUFFIX} file"
@@ -312,7 +318,7 @@ def find(preset: str, folder: str | Path | None = None) -> Path:
     raise MissingWeights(
         f"{preset} has no weights: there is no {preset}{SUFFIX} in "
         f"{' or '.join(map(str, places))}, and {hub}. "
-        + (f"Presets with weights: {', '.join(have)}" if have else "No preset has weights here")
+        + (f"Presets with weights: {', '.join(have)}" if have else NONE_HERE)
     )
 
 

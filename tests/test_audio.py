@@ -7,6 +7,7 @@ import subprocess
 import sys
 import tempfile
 import textwrap
+import time
 import tracemalloc
 import wave
 from collections.abc import Iterator
@@ -887,7 +888,13 @@ def test_a_wav_beyond_its_format_is_refused_or_becomes_rf64(
         (lambda f: save(f / "a.wav", torch.zeros(2, 10), tags={"mood": "x"}), "tag 'mood' is unk"),
         (lambda f: save(f / "no" / "a.wav", torch.zeros(2, 10)), "there is no folder"),
         (lambda f: save(f / "a.mp3", torch.zeros(2, 10), 12_345), "cannot write a.mp3"),
-        (lambda f: save(f / "a.mp3", torch.zeros(6, 10)), "cannot write a.mp3"),
+        (lambda f: save(f / "a.mp3", torch.zeros(6, 10)), "cannot write a.mp3: 6 channels, and 2"),
+        (
+            lambda f: save(f / "a.wav", torch.zeros(10, 2)),
+            r"10 channels, and 8 .* as \[L, C\]",
+        ),
+        (lambda f: save(f / "a.flac", torch.zeros(2, 0)), "a.flac: no samples, and only wav"),
+        (lambda f: save(f / "a.mp3", torch.zeros(2, 0)), "a.mp3: no samples, and only wav"),
         (lambda f: StemWriter(f / "s", ["a", "a"]), "give different names"),
         (lambda f: StemWriter(f / "s", []), "give different names"),
         (lambda f: StemWriter(f / "s", ["../a"]), r"'\.\./a' is no name for a file"),
@@ -1029,6 +1036,20 @@ def test_stems_have_tags_and_file_names(tmp_path: Path) -> None:
         stems.write(noise(2, 2, RATE))
     assert {k: p.stem for k, p in stems.paths.items()} == files
     assert dict(probe(stems.paths["vocals"]).tags) == {"title": "Jóga (vocals)", "artist": "Björk"}
+
+
+def test_what_a_killed_writer_left_goes_after_a_day(tmp_path: Path) -> None:
+    left = []
+    for age in (0, 2 * 86400):
+        stems = StemWriter(tmp_path, ["a", "b"])
+        stems.write(noise(2, 2, RATE))
+        left.append(stems._work)
+        for path in (*stems._work.iterdir(), stems._work):
+            os.utime(path, (time.time() - age,) * 2)
+    with StemWriter(tmp_path, ["a", "b"]) as stems:
+        stems.write(noise(2, 2, RATE))
+    assert left[0].exists(), "somebody may be at it"
+    assert not left[1].exists()
 
 
 def test_finishing_tells_how_far_it_is_and_the_gain(tmp_path: Path) -> None:

@@ -95,6 +95,27 @@ def test_with_residual_the_stems_add_up_to_the_song() -> None:
     torch.testing.assert_close(total, audio.load(path), rtol=0, atol=1e-6)  # float32 sums
 
 
+@pytest.mark.parametrize("more", [(), ("--residual",)])
+def test_karaoke_and_drumless_are_the_song_less_a_stem(more: tuple[str, ...]) -> None:
+    path = song("x.flac", seconds=1.7)
+    for stems, folder in (("karaoke,vocals", "some"), ("drumless, drums", "others")):
+        assert run(path, "-o", folder, "--format", "wav32f", "--stems", stems, *more) == 0
+    assert tree("some") == ["x/karaoke.wav", "x/vocals.wav"]
+    for pair in (("some", "karaoke", "vocals"), ("others", "drumless", "drums")):
+        folder, *names = pair
+        total = sum(audio.load(f"{folder}/x/{name}.wav") for name in names)
+        assert isinstance(total, Tensor)
+        torch.testing.assert_close(total, audio.load(path), rtol=0, atol=1e-6)
+
+
+def test_a_mix_needs_the_stem_that_it_leaves_out(
+    tiny_model: MoisesLight, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.choose_stems("drumless,bass", ["bass", "drums"]) == ["bass", "drumless"]
+    with pytest.raises(ValueError, match="gives bass, drums, drumless; name some"):
+        cli.choose_stems("karaoke", ["bass", "drums"])
+
+
 def test_songs_of_one_name_get_folders_of_their_own() -> None:
     dots = song("d/dots.wav").rename("d/...wav")
     files = song("a/song.wav"), song("b/Song.flac"), song("c/song (2).wav"), dots
@@ -120,6 +141,39 @@ def test_a_bad_file_costs_one_line_and_the_others_go_on(
     for line, name in zip(lines, ("bad.mp3", "absent.wav", "folder", "all: "), strict=True):
         assert name in line
     assert lines[3].endswith("times real time; 3 failed")
+
+
+def test_a_batch_that_was_there_says_so(capsys: pytest.CaptureFixture[str]) -> None:
+    files = song("a/01.wav"), song("a/02.wav"), song("a/03.wav")
+    assert run(*files[:2], "-o", "out", "--stems", "vocals") == 0
+    capsys.readouterr()
+    assert run(*files, "-o", "out", "--stems", "vocals") == 0
+    assert capsys.readouterr().err.splitlines()[-1].endswith("times real time; 2 skipped")
+    assert run(*files, "-o", "out", "--stems", "vocals") == 0
+    assert capsys.readouterr().err.splitlines()[-1] == "all: 3 skipped"
+
+
+def test_a_file_in_the_way_of_the_folder_is_named_once(capsys: pytest.CaptureFixture[str]) -> None:
+    files = song("a.wav"), song("b.wav")
+    Path("notes.txt").write_text("")
+    for output in ("notes.txt", "notes.txt/stems"):
+        assert run(*files, "-o", output) == 2
+        said = capsys.readouterr().err.splitlines()
+        assert said == [f"moises-light: --output {output}: notes.txt is a file; name a folder"]
+
+
+def test_the_work_goes_on_where_nobody_reads(tiny: Path) -> None:
+    files = [str(song(f"{name}.wav")) for name in "ab"]
+    command = [sys.executable, "-m", "moises_light", "separate", *files, "-o", "out"]
+    command += ["--preset", str(tiny), "--device", "cpu", "--stems", "bass"]
+    end, beginning = os.pipe()
+    os.close(end)
+    with subprocess.Popen(command, stdout=beginning, stderr=subprocess.PIPE, text=True) as process:
+        os.close(beginning)
+        assert process.stderr is not None
+        said = process.stderr.read()
+    assert process.returncode == 0, said
+    assert tree("out") == ["a/bass.wav", "b/bass.wav"]
 
 
 def test_the_bar_takes_the_shortest_song(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -209,8 +263,10 @@ def test_defaults_are_those_of_the_library() -> None:
 
 
 def test_names_that_no_terminal_can_show_are_escaped() -> None:
-    assert cli.printable(Path("a\nb\udcff.wav")) == r"'a\nb\udcff.wav'"
-    assert cli.printable(Path("grün.wav")) == "grün.wav"
+    assert cli.printable("a\nb\udcff.wav") == r"a\nb\udcff.wav"
+    assert cli.printable("a\u202eb\u2028c\x9b.wav") == r"a\u202eb\u2028c\x9b.wav"
+    for name in ("grün.wav", "日本\u3000曲.mp3", "café\u00a0live.mp3", "👩\u200d🎤.flac"):
+        assert cli.printable(name) == name
 
 
 def test_what_is_said_of_a_name_moves_no_cursor(capsys: pytest.CaptureFixture[str]) -> None:

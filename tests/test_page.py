@@ -322,6 +322,15 @@ def test_seek_loop_and_keys(visit: Callable[..., Any], song: Path) -> None:
     assert max(places) <= high + 0.01
     assert any(b < a for a, b in pairwise(places)), "it came round"
     assert not state(page)["waiting"]
+    for end in (low, high):
+        assert end * RATE == pytest.approx(round(end * RATE), abs=1e-6), "on whole samples"
+    pieces = page.evaluate(
+        "window.studio.transport.pieces"
+        ".map((p) => [p.from, p.from + p.length, !!p.enters, p.leaves])"
+    )
+    for begin_, end_, enters, leaves in pieces[1:]:
+        assert enters == (begin_ == pytest.approx(low)), "faded in where it comes round"
+        assert leaves == (end_ == pytest.approx(high)), "and out before"
     page.keyboard.press("l")
     assert state(page)["loop"] is None
     # brackets as keyboards send them on which they need AltGr, or Option
@@ -338,6 +347,15 @@ def test_seek_loop_and_keys(visit: Callable[..., Any], song: Path) -> None:
     page.get_by_role("slider", name="Position in the song").focus()
     page.keyboard.press("ArrowRight")
     wait(page, "s.position > 5 && s.position < 8")
+    # and while it rests the slider says where it is
+    page.keyboard.press(" ")
+    page.evaluate("window.studio.seek(3)")
+    page.keyboard.press("ArrowUp")
+    seek = page.get_by_role("slider", name="Position in the song")
+    page.wait_for_function("Math.abs(document.querySelector('.ml-seek').value - 4) < 0.02")
+    page.keyboard.press("ArrowRight")
+    page.wait_for_function("Math.abs(document.querySelector('.ml-seek').value - 9) < 0.02")
+    assert seek.get_attribute("aria-valuetext") == "9 s of 20 s"
 
 
 def test_a_drag_over_the_lanes_asks_for_audio_where_it_ends(
@@ -446,12 +464,14 @@ def test_a_loop_at_the_end_of_the_song_goes_on(visit: Callable[..., Any], song: 
 def test_a_song_is_still_there_after_the_page_was_loaded_anew(
     visit: Callable[..., Any], song: Path
 ) -> None:
-    page = visit()
+    page = visit("?preset=fullband_small")
     separate(page, song)
+    page.evaluate("history.replaceState(null, '', location.pathname)")
     page.reload()
     page.wait_for_function("window.studio && window.studio.state().ready.a === 882000")
     assert page.inner_text(".ml-name") == "Nobody - Four tones"
-    assert suggested(download(page, "take-bass")).endswith("-bass-paper_small.wav")
+    page.wait_for_function("document.querySelector('#preset input').value.startsWith('Fullband')")
+    assert suggested(download(page, "take-bass")).endswith("-bass-fullband_small.wav")
     page.click("#go")
     wait(page, "s.phase === 'running'")
     wait(page, "s.phase === 'finished'")
@@ -559,6 +579,72 @@ def test_the_original_plays_on_until_the_stems_are_ahead(
     wait(page, "s.phase === 'finished' && !s.playing && s.position > 19.9")
     page.click(".ml-play")
     wait(page, "s.active === 'a' && s.level > 0.05")
+
+
+def test_who_separates_anew_while_listening_hears_the_song_meanwhile(
+    visit: Callable[..., Any], song: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    page = visit()
+    separate(page, song)
+    page.click(".ml-play")
+    wait(page, "s.active === 'a' && s.level > 0.05")
+    page.keyboard.press("a")  # as somebody who has chosen
+    monkeypatch.setattr(ByFrequency, "pause", 4.0)
+    page.evaluate("window.studio.seek(3)")
+    page.click("#go")
+    wait(page, "s.playing && s.active === 'o' && s.buses.o > 0.9 && s.level > 0.05")
+    assert state(page)["phase"] == "running"
+    # who wants stems where none are yet is told what the silence is
+    wait(page, "s.ready.a > 0")
+    page.keyboard.press("a")
+    page.evaluate("window.studio.seek(19)")
+    wait(page, "s.active === 'a' && s.waiting && s.phase === 'running'")
+    assert page.inner_text(".ml-status").startswith("Waiting for the stems to get here. 0:")
+    wait(page, "s.phase === 'finished' && !s.waiting")
+
+
+def test_stems_that_are_called_for_between_two_pieces_leave_no_hole(
+    visit: Callable[..., Any], song: Path
+) -> None:
+    page = visit()
+    separate(page, song)
+    page.keyboard.press("o")
+    page.evaluate(
+        "() => { const real = window.fetch; window.fetch = async (...a) => {"
+        " if (String(a[0]).includes('.pcm')) await new Promise((done) => setTimeout(done, 900));"
+        " return real(...a); }; }"
+    )
+    page.click(".ml-play")
+    wait(page, "s.active === 'o' && s.level > 0.05")
+    # stems that nobody has heard yet are wanted while the next piece of the song is on its way
+    page.wait_for_function("window.studio.transport.pumping !== null")
+    page.evaluate("window.studio.transport.decks.get('a').hot = false")
+    page.keyboard.press("a")
+    wait(page, "s.active === 'a'")
+    missing = page.evaluate(
+        "(() => { const t = window.studio.transport, now = t.context.currentTime; return t.pieces"
+        ".filter((p) => p.when + p.length > now).filter((p) => !p.nodes.has('a')).length; })()"
+    )
+    assert missing == 0
+
+
+def test_a_screen_stays_on_while_a_song_is_separated(
+    visit: Callable[..., Any], song: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ByFrequency, "pause", 0.5)
+    page = visit()
+    page.evaluate(
+        "() => { window.held = [0, 0]; const release = () => { window.held[1]++; };"
+        " const request = async () => { window.held[0]++; return {release}; };"
+        " Object.defineProperty(navigator, 'wakeLock', {value: {request}}); }"
+    )
+    upload(page, song)
+    page.click("#go")
+    wait(page, "s.ready.a > 0")
+    assert page.evaluate("window.held") == [1, 0]
+    wait(page, "s.phase === 'finished'")
+    page.wait_for_function("window.held[1] === 1")
+    assert page.evaluate("window.held") == [1, 1]
 
 
 def test_an_original_that_was_heard_to_its_end_makes_way_for_the_stems(
@@ -754,6 +840,22 @@ def test_views_come_when_they_are_opened_and_a_click_seeks(
     line = page.locator(".ml-playhead").bounding_box()
     assert line["x"] == pytest.approx(box["x"] + axis[0] + axis[1] / 2, abs=4)
     look(page, "views")
+    # what was chosen with the mouse keeps the focus, and not the player's keys
+    page.get_by_role("radio", name="Masks").click()
+    page.keyboard.press(" ")
+    wait(page, "s.playing")
+    page.keyboard.press("2")
+    wait(page, "s.levels.a[1] < 0.01")
+    tab(page, "Compare")
+    page.keyboard.press(" ")
+    wait(page, "!s.playing")
+    at = state(page)["position"]
+    page.keyboard.press("ArrowRight")
+    assert state(page)["position"] == pytest.approx(at + 5, abs=0.01)
+    page.get_by_role("tab", name="Views", exact=True).focus()
+    page.keyboard.press(" ")
+    page.wait_for_selector("[role=tab][aria-selected=true]:has-text('Views')")
+    assert not state(page)["playing"]
 
 
 # --------------------------------------------------------------------------- A/B
@@ -792,7 +894,12 @@ def test_a_and_b_switch_without_a_gap_and_blind(
     wait(page, "s.active === 'b' && s.buses.a < 0.01 && s.buses.b > 0.9")
     # what is taken away is what is heard
     with page.expect_download() as started:
-        page.get_by_role("button", name="Download drums").click()
+        said = page.evaluate(
+            "() => { document.querySelector('[aria-label=\"Download drums\"]').click();"
+            " return document.querySelector('.ml-status').textContent; }"
+        )
+    assert said == "Preparing the drums to be taken away …"
+    page.wait_for_function("!document.querySelector('.ml-status').textContent.includes('Prepar')")
     assert started.value.suggested_filename.endswith("-drums-fullband_small.wav")
     # B gives the bass to the vocals: its vocals alone are louder, and turned down to match
     page.get_by_role("button", name="Solo vocals").click()

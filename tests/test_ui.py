@@ -290,6 +290,28 @@ def test_the_zip_holds_all_stems_and_they_add_up(song: jobs.Song, tmp_path: Path
     torch.testing.assert_close(total, tones().sum(0), rtol=0, atol=1e-6)
 
 
+def test_two_may_want_the_same_zip_at_once(
+    song: jobs.Song, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    take = separated(song)
+    others: list[export.Export] = []
+
+    class Slow(zipfile.ZipFile):
+        def close(self) -> None:
+            if self.mode == "w" and not others:  # the other one comes and goes meanwhile
+                others.append(export.Export(song.folder, 1.0))
+                others.append(export.write(song, take, "all", "flac"))
+            super().close()
+
+    monkeypatch.setattr(export.zipfile, "ZipFile", Slow)
+    made = export.write(song, take, "all", "flac")
+    assert others[-1].path == made.path
+    with zipfile.ZipFile(made.path) as archive:
+        assert archive.testzip() is None
+        assert len(archive.namelist()) == len(SOURCES)
+    assert not list(made.path.parent.glob("*.draft"))
+
+
 def test_karaoke_and_drumless_are_the_song_without_a_stem(song: jobs.Song) -> None:
     take = separated(song)
     for what, gone in (("karaoke", 0), ("drumless", 1)):
@@ -454,6 +476,29 @@ def test_a_deleted_link_takes_every_copy_with_it(song: jobs.Song, tmp_path: Path
     studio = Studio(Engine(tmp_path), songs, share.Shares(links))
     assert studio.unshare(link.token, link.key)
     assert list(songs.iterdir()) == [song.folder], "the maker's own song stays"
+
+
+def test_what_a_link_brought_is_shared_no_longer_than_the_link(
+    song: jobs.Song, tmp_path: Path
+) -> None:
+    songs, now = song.folder.parent, [1000.0]
+    shares = share.Shares(tmp_path / "links", days=7, clock=lambda: now[0])
+    studio = Studio(Engine(tmp_path), songs, shares)
+    first, other = (shares.create(song, [separated(song)]) for _ in range(2))
+    now[0] += 86400
+    tokens = [first.token]
+    for _ in range(2):  # a friend of a friend, who separated it anew
+        opened = jobs.fork(shares.open(tokens[-1], songs), "a")
+        link = shares.create(opened, jobs.load_takes(opened))
+        assert link.expires == first.expires
+        tokens.append(link.token)
+    assert studio.unshare(first.token, first.key)
+    assert [shares.look(token) for token in tokens] == [None] * 3
+    assert list(songs.iterdir()) == [song.folder]
+    assert shares.look(other.token) is not None, "the maker's other link stays"
+    opened = replace(opened, folder=song.folder)
+    with pytest.raises(ValueError, match="came by is gone"):
+        shares.create(opened, jobs.load_takes(song))
 
 
 def test_a_link_that_cannot_be_opened_leaves_nothing(song: jobs.Song, tmp_path: Path) -> None:
@@ -769,6 +814,27 @@ def test_a_song_that_waits_in_line_is_not_swept(studio: Studio, song: jobs.Song)
     os.utime(song.folder / "song.json", (0, 0))
     studio.sweep()
     assert not song.folder.exists()
+
+
+def test_uploads_that_gradio_forgot_go_as_well(
+    studio: Studio, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    uploads = tmp_path / "gradio"
+    monkeypatch.setenv("GRADIO_TEMP_DIR", str(uploads))
+    for name in ("a" * 64, "b" * 64, "c" * 64):
+        (uploads / name).mkdir(parents=True)
+        audio.save(uploads / name / "song.wav", tones().sum(0), SAMPLE_RATE)
+    (uploads / ("b" * 64) / "song.wav").write_text("no song")
+    studio.open_song(str(uploads / ("a" * 64) / "song.wav"))
+    with pytest.raises(gr.Error):
+        studio.open_song(str(uploads / ("b" * 64) / "song.wav"))
+    studio.sweep()
+    assert len(list(uploads.iterdir())) == 3
+    for mark in studio.root.glob("[ab]" * 64):
+        os.utime(mark, (1, 1))
+    studio.sweep()
+    assert [path.name for path in uploads.iterdir()] == ["c" * 64], "who knows whose that is"
+    assert len(list(studio.root.iterdir())) == 1, "the song itself was used just now"
 
 
 def test_a_deleted_link_ends_the_runs_of_its_copies(studio: Studio, song: jobs.Song) -> None:

@@ -5,7 +5,7 @@
       train/index.jsonl        a line for each track: the fields of `Track`
       train/<name>.npy         int16 [S, C, L] at 44.1 kHz; a row for each of `Track.rows`
       heldout/...              the same, of material that `train` never uses
-      backed/...               singers that `train` never uses before real music that it never uses
+      backed/...               takes of singers before real music, neither of which `train` uses
 
 A track appears in the index only once its audio lies complete under its final name, so a build may
 stop at any moment and a training run may read while a build goes on.

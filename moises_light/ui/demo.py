@@ -38,7 +38,9 @@ DEFAULT, DEFAULT_B = DEFAULT_PRESET, "paper_small"
 
 EXAMPLE = EXAMPLES / "francium.mp3"
 QUIET: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
+FETCHED = "() => { window.studio.fetched(); }"
 DOWNLOAD = """(file) => {
+  window.studio.fetched();
   if (!file || !file.url) return;
   const link = document.createElement('a');
   link.href = ((window.gradio_config && window.gradio_config.root) || '') + file.url;
@@ -257,7 +259,7 @@ def _take_away_tab(studio: Studio, token: gr.Textbox) -> Parts:
         return write
 
     for button, what in buttons:
-        button.click(
+        written = button.click(
             take_away(what),
             [token, slot, format, faders],
             [file, note],
@@ -267,7 +269,9 @@ def _take_away_tab(studio: Studio, token: gr.Textbox) -> Parts:
             show_progress="minimal",
             show_progress_on=[button],
             api_visibility="private",
-        ).then(None, file, None, js=DOWNLOAD)
+        )
+        written.success(None, file, None, js=DOWNLOAD)
+        written.failure(None, None, None, js=FETCHED)
     token.change(lambda: TAKE_AWAY, None, note, queue=False, **QUIET)
     return {"slot": slot}
 
@@ -762,8 +766,8 @@ def _wire_links(
             yield (
                 mine.token,
                 payload(mine, takes, phase=phase, text=text, slot=takes[-1].slot if takes else "a"),
-                preset,
-                preset_b,
+                takes[0].preset if takes else preset,
+                takes[1].preset if len(takes) > 1 else preset_b,
                 gr.update(choices=plots.choices(takes)),
                 tab,
                 gr.update(interactive=bool(runnable)),

@@ -13,11 +13,9 @@ import torch
 from torch import Tensor
 
 from moises_light import audio
+from moises_light.separation import MIXES
 from moises_light.ui import jobs
 from moises_light.ui.jobs import CHANNELS, SAMPLE_RATE, Song, Take
-
-MIXES = {"karaoke": "vocals", "drumless": "drums"}
-"""Mixes that are the song without one stem."""
 
 MAX_GAIN = 2.0
 
@@ -176,10 +174,14 @@ def _write_zip(song: Song, take: Take, format: str, folder: Path) -> Export:
     exports = [write(song, take, name, format) for name in take.sources]
     path = folder / file_name(song, "stems", take, "zip")
     if not path.is_file():
-        draft = path.with_suffix(".draft")
-        # stored: audio hardly shrinks, and what is already compressed not at all
-        with zipfile.ZipFile(draft, "w", zipfile.ZIP_STORED) as archive:
-            for export in exports:
-                archive.write(export.path, export.path.name)
-        draft.replace(path)
+        # of its own: two who opened the same link may want it at once
+        draft = folder / f"{jobs.new_token()}.draft"
+        try:
+            # stored: audio hardly shrinks, and what is already compressed not at all
+            with zipfile.ZipFile(draft, "w", zipfile.ZIP_STORED) as archive:
+                for export in exports:
+                    archive.write(export.path, export.path.name)
+            draft.replace(path)
+        finally:
+            draft.unlink(missing_ok=True)
     return Export(path, exports[0].gain)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import atexit
 import logging
 import os
+import re
 import shutil
 import threading
 import time
@@ -34,6 +35,8 @@ PATIENCE = 20.0
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
 GONE = "This song is no longer on the server. Drop it once more."
 WHOLE, PREVIEW = "Whole song", "30 s preview"
+UPLOAD = re.compile("[0-9a-f]{64}")
+"""What Gradio calls the folder of an uploaded file."""
 
 
 def explain(error: Exception) -> gr.Error:
@@ -102,6 +105,7 @@ class Studio:
             raise gr.Error("Choose a song first.")
         try:
             self.make_room()
+            self._mark_upload(path)
             return jobs.prepare(path, self.root, origin=origin)
         except Exception as error:
             raise explain(error) from error
@@ -318,22 +322,38 @@ class Studio:
 
     def unshare(self, token: str, key: str) -> bool:
         """Delete a link and every copy that its visitors opened; false if the key does not fit."""
-        if not self.shares.delete(token, key):
-            return False
+        gone = self.shares.delete(token, key)
         for run in list(self._runs.values()):
-            if run.song.link == token:
+            if run.song.link in gone:
                 run.stop.set()
-        self.shares.forget_opened(token, self.root)
-        return True
+        for link in gone:
+            self.shares.forget_opened(link, self.root)
+        return bool(gone)
 
     # ------------------------------------------------------------------ housekeeping
 
     def sweep(self, max_age: float = KEEP_SECONDS) -> int:
-        """Clear away songs that nobody has touched for long, and links that have expired."""
+        """Clear away songs that nobody has touched for long, and links that have expired.
+
+        Gradio deletes uploads after a while, but forgets when it ends which are still there; an
+        empty file named like an upload's folder remembers them here.
+        """
         for run in list(self._runs.values()):  # also those that wait in line
             with suppress(OSError):
                 run.song.touch()
+        self._sweep_uploads(max_age)
         return jobs.sweep(self.root, max_age, KEEP_FREE_BYTES) + self.shares.sweep()
+
+    def _mark_upload(self, path: str) -> None:
+        folder = Path(path).absolute().parent
+        if UPLOAD.fullmatch(folder.name) and folder.parent == Path(get_upload_folder()).absolute():
+            (self.root / folder.name).touch()
+
+    def _sweep_uploads(self, max_age: float) -> None:
+        for mark in self.root.iterdir() if self.root.is_dir() else ():
+            if UPLOAD.fullmatch(mark.name) and time.time() - mark.stat().st_mtime > max_age:
+                shutil.rmtree(Path(get_upload_folder()) / mark.name, ignore_errors=True)
+                mark.unlink(missing_ok=True)
 
     def start_chores(self) -> None:
         """Measure the presets, then sweep every ten minutes, in a thread that ends before Python.

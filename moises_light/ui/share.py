@@ -77,19 +77,29 @@ class Shares:
     def create(self, song: Song, takes: list[Take]) -> Link:
         """Store a result.
 
+        What a link brought can be shared again, but not for longer than that link lives: see
+        `delete`, too.
+
         Raises:
-            ValueError: if there is nothing to share, or no room for it.
+            ValueError: if there is nothing to share, no room for it, or the link that it came by
+                is gone.
         """
         takes = [take for take in takes if take.ready and take.state != "running"]
         if not takes:
             raise ValueError("there is nothing to share yet; separate a song first")
         self.sweep()
+        expires = self._clock() + self.days * 86400
+        if song.link:
+            parent = self.look(song.link)
+            if parent is None:
+                raise ValueError("the link that this song came by is gone; it cannot be shared now")
+            expires = min(expires, parent["expires"])
         self.root.mkdir(parents=True, exist_ok=True)
         used = sum(path.stat().st_size for path in self.root.rglob("*.flac"))
         needed = sum(2 * CHANNELS * take.ready * (1 + len(take.sources)) for take in takes)
         if used + needed > self.limit or shutil.disk_usage(self.root).free < 2 * needed:
             raise ValueError("there is no room for another link right now; try again tomorrow")
-        link = Link(jobs.new_token(), jobs.new_token(), self._clock() + self.days * 86400)
+        link = Link(jobs.new_token(), jobs.new_token(), expires)
         # written under another name first: half a result must never be opened
         draft = self.root / f"draft-{link.token}"
         draft.mkdir(mode=0o700)
@@ -197,16 +207,35 @@ class Shares:
                 track.append(jobs.stack(blocks) / gain)
         replace(take, ready=track.frames).save(song)
 
-    def delete(self, token: str, key: str) -> bool:
-        """Delete a link's result; only who has its key may. See `forget_opened` for the rest."""
+    def delete(self, token: str, key: str) -> set[str]:
+        """Delete a link's result; only who has its key may. See `forget_opened` for the rest.
+
+        Returns:
+            The links that are gone: this one, and those that its visitors made of what it brought.
+            None if there is no such link, or the key is not its.
+        """
         result = self.look(token)
         if result is None or not isinstance(key, str):
-            return False
+            return set()
         digest = hashlib.sha256(key.encode()).hexdigest()
         if not hmac.compare_digest(digest, result["key"]):
-            return False
-        shutil.rmtree(self.root / token, ignore_errors=True)
-        return True
+            return set()
+        gone = self._with_descendants(token)
+        for each in gone:
+            shutil.rmtree(self.root / each, ignore_errors=True)
+        return gone
+
+    def _with_descendants(self, token: str) -> set[str]:
+        parents = {
+            folder.name: result["song"].get("link")
+            for folder in self.root.iterdir()
+            if (result := self.look(folder.name)) is not None
+        }
+        family, before = {token}, set[str]()
+        while family != before:
+            before = family
+            family = family | {child for child, parent in parents.items() if parent in family}
+        return family
 
     def forget_opened(self, token: str, songs: Path) -> None:
         """Clear away what was decoded for the visitors of a link that is gone, also by others.

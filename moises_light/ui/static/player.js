@@ -13,6 +13,8 @@ const press = (id) => { const e = document.querySelector(id); if (e) (e.matches(
 const stage = () => document.querySelector('#ml-studio') || document.body;
 
 let value = null, faders = {}, stems = [], chosen = false, blind = null, dirty = true, ratios = {};
+let fetching = '';                                   // the stem whose file is being prepared
+let lock = null;                                     // what keeps a phone's screen on, as a promise
 let held = null;                                     // where a drag over the song points, until it ends
 let linked = null;                                   // the song that a shared link brought, or 'next'
 let waves = {};                                      // key -> {bytes, stems, url, loaded, busy}
@@ -29,7 +31,7 @@ function load(next) {
   root.dataset.trouble = opening && opening.trouble ? '1' : '';
   const other = !next || !value || next.token !== value.token || next.start !== value.start || next.frames !== value.frames;
   value = next;
-  if (other) { transport.reset(); waves = {}; chosen = false; endBlind(); }
+  if (other) { transport.reset(); waves = {}; chosen = false; fetching = ''; endBlind(); }
   root.dataset.phase = next ? next.phase : 'empty';
   stage().dataset.stage = next ? (next.takes.some((take) => take.ready) ? 'result' : 'song') : 'empty';
   if (!next) { stems = []; face(); return; }
@@ -40,6 +42,9 @@ function load(next) {
   transport.open(next.rate);
   transport.setDeck({key: 'o', url: address(next.original.url), base: next.start, frames: next.frames, ready: next.frames, growing: false,
     stems: ['original'], channels: 2, headroom: next.headroom, serial: next.token});
+  // what was heard is separated anew, or gone: the song plays on until stems are ahead again
+  const lost = (key) => transport.decks.get(key)?.serial !== next.takes.find((take) => take.slot === key)?.serial;
+  if (transport.heard().some((key) => ['a', 'b'].includes(key) && lost(key))) { transport.active = 'o'; chosen = false; }
   const slots = next.takes.map((take) => take.slot);
   for (const key of ['a', 'b']) if (!slots.includes(key)) { transport.removeDeck(key); delete waves[key]; }
   for (const take of next.takes) {
@@ -59,9 +64,17 @@ function load(next) {
   }
   if (other) { $('.ml-name').textContent = next.name; }
   $('.ml-facts').textContent = next.facts;
-  buildDecks(); buildCompare(); levels(); face();
+  buildDecks(); buildCompare(); levels(); face(); stayAwake();
   if (chosen) takeFrom(transport.active);
 }
+
+// A screen that locks cuts the connection on many phones, and the run ends with it.
+function stayAwake() {
+  const busy = !!value && ['queued', 'running'].includes(value.phase);
+  if (busy && document.visibilityState === 'visible') lock ??= navigator.wakeLock?.request('screen').catch(() => null);
+  else { lock?.then((held) => held?.release()); lock = null; }
+}
+document.addEventListener('visibilitychange', stayAwake);
 
 // Loaded anew, the page's address must not bring back what the visitor has gone on from.
 function settle(token) {
@@ -175,7 +188,7 @@ function buildLanes(names) {
     mute.onclick = () => toggle(name, 'mute'); solo.onclick = () => toggle(name, 'solo');
     volume.oninput = () => { faders[name].level = +volume.value; levels(); face(); };
     volume.ondblclick = () => { faders[name].level = 75; levels(); face(); };
-    take.onclick = () => press(`#take-${name}`);
+    take.onclick = () => { fetching = name; press(`#take-${name}`); face(); };
     scrub(canvas);
     const controls = make('div', 'ml-controls'); controls.append(label, mute, solo, volume, take);
     lane.append(controls, canvas);
@@ -324,10 +337,12 @@ function face() {
   if (value) {
     const share = value.done, status = $('.ml-status');
     const running = value.phase === 'running', slow = transport.waiting && !running ? 'Waiting for the connection …' : '';
-    const text = transport.error || slow || value.text || (transport.waiting ? 'Waiting for the next block …' : '');
+    const behind = transport.waiting && running ? 'Waiting for the stems to get here.' : '';
+    const busy = fetching && `Preparing the ${fetching} to be taken away …`;
+    const text = transport.error || slow || busy || [behind, value.text].filter(Boolean).join(' ');
     if (status.textContent !== text) status.textContent = text;
     const quarter = 25 * Math.floor(4 * share);
-    tell(running && share && !transport.error ? (quarter ? `${quarter} % separated` : 'Separating') : text);
+    tell(running && share && !transport.error && !busy ? behind || (quarter ? `${quarter} % separated` : 'Separating') : text);
     root.dataset.trouble = transport.error || value.phase === 'failed' ? '1' : '';
     const bar = $('.ml-bar'), percent = share === null || share === undefined ? (value.phase === 'finished' ? 100 : 0) : Math.round(100 * share);
     bar.setAttribute('aria-valuenow', String(percent)); bar.firstElementChild.style.width = `${percent}%`;
@@ -387,7 +402,7 @@ function frame() {
   const t = shownTime(), base = value.start / value.rate;
   $('.ml-time b').textContent = clock(base + t); $('.ml-time span').textContent = clock(base + transport.duration);
   const seek = $('.ml-seek');
-  if (document.activeElement !== seek || transport.playing) seek.value = t;
+  seek.value = t;
   fill(seek);
   seek.setAttribute('aria-valuetext', `${spoken(base + t)} of ${spoken(base + transport.duration)}`);
   const loud = Math.max(0.1, value.original.peak);
@@ -414,13 +429,19 @@ function key(event) {
   const bracket = (event.key === '[' || event.key === ']') && (event.altKey || !event.ctrlKey);
   if (!value || event.metaKey || (!bracket && (event.ctrlKey || event.altKey))) return;
   const target = event.target, tag = target.tagName, place = target.classList.contains('ml-seek'), range = tag === 'INPUT' && target.type === 'range' && !place;
-  if ((tag === 'INPUT' && !range && !place) || tag === 'TEXTAREA' || tag === 'SELECT' || target.isContentEditable) return;
-  if (target.closest('[role=tab], [role=listbox], [role=menu], [role=dialog]')) return;
+  const tick = tag === 'INPUT' && ['radio', 'checkbox'].includes(target.type), flap = target.closest('[role=tab]');
+  if ((tag === 'INPUT' && !range && !place && !tick) || tag === 'TEXTAREA' || tag === 'SELECT' || target.isContentEditable) return;
+  if (target.closest('[role=listbox], [role=menu], [role=dialog]')) return;
   const ours = element.contains(target), k = event.key;
+  // what chooses keeps the keys that choose, but not Space where that would choose what is chosen
+  const done = tick ? target.type === 'radio' && target.checked : flap && flap.getAttribute('aria-selected') === 'true';
+  if ((tick && k.length > 1) || ((tick || flap) && k === ' ' && !done)) return;
   const digit = /^Digit([1-4])$/.exec(event.code);
-  if (k === ' ') { if (tag === 'BUTTON' || tag === 'A' || tag === 'SUMMARY') return; transport.playing ? transport.pause() : transport.play(); }
+  if (k === ' ') { if (!flap && (tag === 'BUTTON' || tag === 'A' || tag === 'SUMMARY')) return; transport.playing ? transport.pause() : transport.play(); }
   else if (k === 'ArrowRight' && !range) transport.seek(transport.now() + 5);
   else if (k === 'ArrowLeft' && !range) transport.seek(transport.now() - 5);
+  else if (k === 'ArrowUp' && place) transport.seek(transport.now() + 1);
+  else if (k === 'ArrowDown' && place) transport.seek(transport.now() - 1);
   else if (k === 'Home' && !range && ours) transport.seek(0);
   else if (digit) { const name = stems[+digit[1] - 1]; if (name && value.takes.length) toggle(name, event.shiftKey ? 'solo' : 'mute'); }
   else if (/^[aAbB]$/.test(k)) { const slot = k.toLowerCase(); const real = blind && !blind.revealed ? (slot === 'a' ? blind.x : blind.y) : slot; if (transport.decks.has(real)) choose(real); }
@@ -452,6 +473,7 @@ new MutationObserver(() => { readColours(); dirty = true; }).observe(document.bo
 // What the rest of the page, and the tests, may ask.
 window.studio = {
   Blind, transport,
+  fetched: () => { fetching = ''; face(); },
   faders: () => Object.fromEntries(stems.map((name) => [name, audible(name) ? +gainOf(faders[name].level).toFixed(4) : 0])),
   seek: (t) => transport.seek(t - (value ? value.start / value.rate : 0)),
   watch: (listener) => watchers.push(listener),

@@ -35,7 +35,7 @@ class Transport {
     this.pause();
     this.position = 0; this.loop = null; this.cache.clear(); this.error = '';
     for (const deck of this.decks.values()) this.unplug(deck);
-    this.decks.clear(); this.active = null;
+    this.decks.clear(); this.active = this.want = null;
   }
 
   setDeck(deck) {
@@ -143,10 +143,11 @@ class Transport {
     if (!this.playing) { this.heat(); this.setMix(mix); this.onchange(); return; }
     this.active = before;
     this.want = active;
-    const cold = (active === 'diff' ? ['a', 'b'] : [active]).filter((key) => !this.decks.get(key)?.hot);
-    for (const key of cold) await this.warm(key);
+    const keys = active === 'diff' ? ['a', 'b'] : [active], asked = this.context.currentTime;
+    const cold = keys.some((key) => !this.decks.get(key)?.hot);
+    await Promise.all(keys.map((key) => this.warm(key)));
     // its sound begins 20 ms from now: a cross-fade before that would leave a hole
-    if (cold.length) await new Promise((done) => setTimeout(done, 40));
+    if (cold || this.context.currentTime > asked) await new Promise((done) => setTimeout(done, 40));
     if (this.want !== active) return;      // another switch came meanwhile
     this.active = active;
     this.setMix(mix); this.heat(); this.pump(); this.onchange();
@@ -157,7 +158,7 @@ class Transport {
   // Make a deck hot and put it under the pieces that are already scheduled.
   async warm(key) {
     const deck = this.decks.get(key);
-    if (!deck || deck.hot) return;
+    if (!deck) return;
     deck.hot = true;
     if (!this.playing) return;
     this.plug(deck);
@@ -193,13 +194,21 @@ class Transport {
     return promise;
   }
 
+  // Put a deck's part of a piece under it; resolves when it is there, whoever asked for it first.
   async attach(piece, deck) {
-    if (piece.nodes.has(deck.key) || piece.run !== this.run) return;
+    const there = piece.nodes.get(deck.key);
+    if (there || piece.run !== this.run) return there?.loading;
     const nodes = [];
     piece.nodes.set(deck.key, nodes);
+    nodes.loading = this.start(piece, deck, nodes);
+    return nodes.loading;
+  }
+
+  async start(piece, deck, nodes) {
     let buffers;
     try { buffers = await this.fetch(deck, piece.k); } catch { piece.nodes.delete(deck.key); return; }
-    if (!buffers || piece.run !== this.run || !deck.gains.length) return;
+    if (!buffers) { piece.nodes.delete(deck.key); return; }   // it may be there when it is wanted
+    if (piece.run !== this.run || !deck.gains.length) return;
     const late = Math.max(0, this.context.currentTime + 0.02 - piece.when);
     if (late >= piece.length) return;
     buffers.forEach((buffer, i) => {
@@ -207,6 +216,10 @@ class Transport {
       node.buffer = buffer; node.connect(gate); gate.connect(deck.gains[i]);
       const offset = piece.from - piece.k * PIECE + late;
       node.start(piece.when + late, offset, Math.max(0, piece.length - late));
+      // where a loop comes round, two moments meet that do not belong together
+      const {when, length} = piece, end = when + length, fade = Math.min(FADE, length / 4);
+      if (piece.enters && !late) { gate.gain.setValueAtTime(0, when); gate.gain.linearRampToValueAtTime(1, when + fade); }
+      if (piece.leaves) { gate.gain.setValueAtTime(1, end - fade); gate.gain.linearRampToValueAtTime(0, end); }
       node.onended = () => { node.disconnect(); gate.disconnect(); };
       nodes.push({node, gate});
     });
@@ -228,9 +241,6 @@ class Transport {
         const wrap = from < turn && to >= turn - 1e-6, back = wrap && this.loop[0];
         const last = wrap || to >= end - 1e-4;
         if (to - from < (last ? 1e-4 : 0.25)) { this.setWaiting(true); break; }   // wait for more
-        const decks = [...this.decks.values()].filter((deck) => deck.hot);
-        for (const deck of decks) this.plug(deck);
-        this.setMix(this.mix ?? {[this.active]: 1});
         try {
           const load = (k) => Promise.all(this.heard().map((key) => this.decks.get(key)).map((deck) => deck && this.fetch(deck, k)));
           await load(k);
@@ -251,10 +261,14 @@ class Transport {
         this.error = ''; this.failures = 0;
         const grid = (t) => Math.ceil(t * this.rate) / this.rate;   // joins fall on whole samples
         const when = Math.max(this.cursor.when, grid(this.context.currentTime + 0.04));
-        const piece = {run, k, from, when, length: to - from, nodes: new Map()};
+        const piece = {run, k, from, when, length: to - from, enters: this.cursor.enters, leaves: wrap, nodes: new Map()};
+        // only now: a deck may have become hot meanwhile
+        const decks = [...this.decks.values()].filter((deck) => deck.hot);
+        for (const deck of decks) this.plug(deck);
+        this.setMix(this.mix ?? {[this.active]: 1});
         this.pieces.push(piece);
         for (const deck of decks) this.attach(piece, deck);
-        this.cursor = {when: when + (to - from), from: wrap ? back : to};
+        this.cursor = {when: when + (to - from), from: wrap ? back : to, enters: wrap};
         this.setWaiting(false);
       }
     } finally { if (this.pumping === run) this.pumping = null; }
@@ -324,7 +338,7 @@ class Transport {
     if (this.context) {
       const t = this.context.currentTime;
       for (const piece of this.pieces) for (const nodes of piece.nodes.values()) for (const {node, gate} of nodes) {
-        gate.gain.setTargetAtTime(0, t, FADE / 3);
+        gate.gain.cancelScheduledValues(t); gate.gain.setTargetAtTime(0, t, FADE / 3);
         try { node.stop(t + 2 * FADE); } catch { /* it has not begun */ }
       }
     }
@@ -348,10 +362,11 @@ class Transport {
   }
 
   setLoop(loop) {
-    this.loop = loop;
+    // on whole samples, as all joins
+    this.loop = loop && loop.map((t) => Math.round(t * this.rate) / this.rate);
     if (!this.playing) return;
     const t = this.now();
-    this.jump(loop && (t < loop[0] || t >= loop[1]) ? loop[0] : t);
+    this.jump(this.loop && (t < this.loop[0] || t >= this.loop[1]) ? this.loop[0] : t);
   }
 
   level(meter) {
