@@ -2,15 +2,17 @@
 
 For runs to be compared while they go on, between two evaluations of whole tracks (which these
 numbers do not replace): the loss `bands` of each source and its SDR in each band, on excerpts of
-two seconds. They are the same for all weights: examples drawn from the held-out split as training
-draws its own, and pieces of the tracks of the split `backed`, whose drums, bass and other are known
-as a sum alone, here *accompaniment*.
+two seconds, or as long as `--frames` says (263 are what separation hears at once). They are the
+same for all weights: examples drawn from the held-out split as training draws its own, and pieces
+of the tracks of the split `backed`, whose drums, bass and other are known as a sum alone, here
+*accompaniment*.
 """
 
 from __future__ import annotations
 
 import argparse
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -46,19 +48,21 @@ Batch = tuple[Tensor, Tensor]
 """Mixture `[B, C, L]` and sources `[B, S, C, L]`, NaN where they are known as a sum alone."""
 
 
-def drawn(corpus: Path, examples: int, batch_size: int = 4) -> Iterator[Batch]:
+def drawn(
+    corpus: Path, examples: int, length: int = LENGTH, batch_size: int = 4
+) -> Iterator[Batch]:
     """Examples of the held-out split, mixed and altered as in training."""
-    dataset = MixtureDataset(corpus, "heldout", LENGTH, seed=5)
+    dataset = MixtureDataset(corpus, "heldout", length, seed=5)
     for first in range(0, examples, batch_size):
         yield draw_batch(dataset, range(first, min(first + batch_size, examples)), SOURCES)
 
 
-def pieces(corpus: Path, each: int) -> Iterator[Batch]:
+def pieces(corpus: Path, each: int, length: int = LENGTH) -> Iterator[Batch]:
     """Pieces of every track of the split `backed`, as they are, evenly spread: a batch a track."""
     for track in corpus_tracks(corpus, "backed"):
-        length = track.mixture.shape[-1]
-        firsts = [int((0.1 + 0.88 * k / each) * length) for k in range(each)]
-        cuts = [slice(first, first + LENGTH) for first in firsts if first + LENGTH <= length]
+        whole = track.mixture.shape[-1]
+        firsts = [int((0.1 + 0.88 * k / each) * whole) for k in range(each)]
+        cuts = [slice(first, first + length) for first in firsts if first + length <= whole]
         unknown = torch.full_like(track.mixture, torch.nan)
         sources = torch.stack([track.sources.get(source, unknown) for source in SOURCES])
         if cuts:
@@ -116,10 +120,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--corpus", type=Path, default=Path("corpus"))
     parser.add_argument("--examples", type=int, default=48, help="of the held-out split")
     parser.add_argument("--pieces", type=int, default=4, help="of each track of `backed`")
+    parser.add_argument("--frames", type=int, default=RUN.frames, help="STFT frames of an excerpt")
     options = parser.parse_args(arguments)
-    sets = {"held out": list(drawn(options.corpus, options.examples))}
+    length = replace(RUN, frames=options.frames).segment_length
+    sets = {"held out": list(drawn(options.corpus, options.examples, length))}
     if options.pieces:
-        sets["backed"] = list(pieces(options.corpus, options.pieces))
+        sets["backed"] = list(pieces(options.corpus, options.pieces, length))
     columns = [f"to {edge:g} Hz" for edge in COLUMNS] + ["above"]
     print(f"| weights | set | source | loss | {' | '.join(columns)} |")
     print("|---" * (4 + len(columns)) + "|")

@@ -83,3 +83,26 @@ def test_pieces_are_spread_over_the_track_and_end_within_it(
     starts = sources[:, 0, 0, 0] / length
     torch.testing.assert_close(starts, torch.tensor([0.1, 0.32, 0.54]), atol=1e-4, rtol=0)
     assert sources[:, 1:].isnan().all()
+    monkeypatch.setattr(heldout, "corpus_tracks", lambda *args: iter([track]))
+    [(longer, _)] = heldout.pieces(Path("corpus"), 4, 2 * heldout.LENGTH)
+    assert longer.shape == (2, 2, 2 * heldout.LENGTH)
+
+
+def test_excerpts_are_as_long_as_is_asked(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    lengths: list[int] = []
+
+    def note(corpus: Path, number: int, length: int) -> list[heldout.Batch]:
+        lengths.append(length)
+        return []
+
+    monkeypatch.setattr(heldout, "drawn", note)
+    monkeypatch.setattr(heldout, "pieces", note)
+    monkeypatch.setattr(heldout.weights, "load_pretrained", lambda path: network_of_even_shares())
+    monkeypatch.setattr(heldout, "score", lambda model, batches: {"vocals": (1.0, [])})
+    for frames in ([], ["--frames", "264"]):
+        heldout.main(["x.safetensors", *frames])
+    assert lengths == [87 * 1024] * 2 + [263 * 1024] * 2
+    with pytest.raises(ValueError, match="multiple of 8"):
+        heldout.main(["x.safetensors", "--frames", "100"])
