@@ -13,9 +13,9 @@ import errno
 import logging
 import math
 import os
+import secrets
 import shutil
 import struct
-import tempfile
 import time
 import wave
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -964,6 +964,7 @@ class StemWriter:
         ValueError: if the format or a tag is unknown, a name is no file name, or a block has
             another shape or holds NaN or infinity.
 
+    >>> import tempfile
     >>> with tempfile.TemporaryDirectory() as folder:
     ...     with StemWriter(folder, ["vocals", "drums"], "wav16") as stems:
     ...         stems.write(torch.full((2, 2, 100), 4.0))
@@ -1002,11 +1003,16 @@ class StemWriter:
             self._made = [p for p in (self.folder, *self.folder.parents) if not p.exists()]
             self.folder.mkdir(parents=True, exist_ok=True)
             _clear_leftovers(self.folder)
-            self._work = Path(tempfile.mkdtemp(prefix=WORK, dir=self.folder))
+            # known before it is there, so that Ctrl-C in between leaves nothing
+            self._work = self.folder / f"{WORK}{secrets.token_hex(8)}"
+            self._work.mkdir(mode=0o700)
             self._raw = {stem: (self._work / f"{i}.f32").open("wb") for i, stem in enumerate(files)}
         except OSError as error:
             self.discard()
             raise _cannot_write(self.folder, error) from error
+        except BaseException:
+            self.discard()
+            raise
 
     def __enter__(self) -> StemWriter:
         return self

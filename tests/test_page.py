@@ -591,6 +591,7 @@ def test_who_separates_anew_while_listening_hears_the_song_meanwhile(
     page.keyboard.press("a")  # as somebody who has chosen
     monkeypatch.setattr(ByFrequency, "pause", 4.0)
     page.evaluate("window.studio.seek(3)")
+    page.evaluate("window.studio.transport.setLoop([2, 6])")  # it plays for as long as this takes
     page.click("#go")
     wait(page, "s.playing && s.active === 'o' && s.buses.o > 0.9 && s.level > 0.05")
     assert state(page)["phase"] == "running"

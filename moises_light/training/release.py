@@ -32,7 +32,7 @@ from moises_light.training.history import UNTOLD, earlier_runs
 
 SETS = {
     "validation": "whole songs that no training has heard",
-    "backed": "takes of singers before real music, neither of which any training has heard",
+    "backed": "singers before real music, takes and music that no training has heard",
     "rendered": "the held-out split of the corpus: instruments, singers and seeds of its own",
 }
 

@@ -212,7 +212,7 @@ class Shares:
 
         Returns:
             The links that are gone: this one, and those that its visitors made of what it brought.
-            None if there is no such link, or the key is not its.
+            Empty if there is no such link, or the key is not its.
         """
         result = self.look(token)
         if result is None or not isinstance(key, str):

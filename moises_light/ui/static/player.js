@@ -44,7 +44,7 @@ function load(next) {
     stems: ['original'], channels: 2, headroom: next.headroom, serial: next.token});
   // what was heard is separated anew, or gone: the song plays on until stems are ahead again
   const lost = (key) => transport.decks.get(key)?.serial !== next.takes.find((take) => take.slot === key)?.serial;
-  if (transport.heard().some((key) => ['a', 'b'].includes(key) && lost(key))) { transport.active = 'o'; chosen = false; }
+  if (transport.heard().some((key) => ['a', 'b'].includes(key) && lost(key))) { transport.fallBack('o'); chosen = false; }
   const slots = next.takes.map((take) => take.slot);
   for (const key of ['a', 'b']) if (!slots.includes(key)) { transport.removeDeck(key); delete waves[key]; }
   for (const take of next.takes) {

@@ -59,7 +59,11 @@ class Transport {
     if (!deck) return;
     this.unplug(deck); this.decks.delete(key);
     if (this.active === key || this.active === 'diff') this.active = this.decks.keys().next().value ?? null;
+    this.want = null;
   }
+
+  // What was heard is gone: another deck at once, whatever was being switched to.
+  fallBack(key) { this.active = this.want = key; }
 
   get duration() { let d = 0; for (const deck of this.decks.values()) d = Math.max(d, deck.frames / this.rate); return d; }
   heard() { return this.active === 'diff' ? ['a', 'b'] : [this.active]; }
@@ -150,7 +154,11 @@ class Transport {
     if (cold || this.context.currentTime > asked) await new Promise((done) => setTimeout(done, 40));
     if (this.want !== active) return;      // another switch came meanwhile
     this.active = active;
-    this.setMix(mix); this.heat(); this.pump(); this.onchange();
+    this.setMix(mix);
+    // what is scheduled beyond its end would be played as silence
+    if (this.pieces.some((piece) => piece.from + piece.length > this.limit + 1e-4)) this.jump(this.now());
+    else { this.heat(); this.pump(); }
+    this.onchange();
   }
 
   heat() { for (const key of this.heard()) { const deck = this.decks.get(key); if (deck) deck.hot = true; } }
@@ -232,7 +240,7 @@ class Transport {
     this.pumping = run;
     try {
       while (this.playing && run === this.run && this.cursor.when - this.context.currentTime < AHEAD) {
-        const from = this.cursor.from, end = this.end;
+        const from = this.cursor.from, end = this.end, active = this.active;
         if (from >= end - 1e-4) break;
         const k = Math.floor(from / PIECE + 1e-6);
         const turn = this.loop && this.loop[0] < end - 0.05 ? Math.min(this.loop[1], end) : -1;
@@ -258,6 +266,7 @@ class Transport {
           return;
         }
         if (run !== this.run) return;
+        if (active !== this.active) continue;     // another deck, which may end elsewhere
         this.error = ''; this.failures = 0;
         const grid = (t) => Math.ceil(t * this.rate) / this.rate;   // joins fall on whole samples
         const when = Math.max(this.cursor.when, grid(this.context.currentTime + 0.04));
