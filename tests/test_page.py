@@ -579,6 +579,15 @@ def test_the_original_plays_on_until_the_stems_are_ahead(
     wait(page, "s.active === 'a' && s.level > 0.05")
 
 
+def test_a_jump_to_just_before_a_piece_ends_plays_on(visit: Callable[..., Any], song: Path) -> None:
+    page = visit()
+    separate(page, song)
+    page.click(".ml-play")
+    wait(page, "s.level > 0.05")
+    page.evaluate("window.studio.seek(9.85)")
+    wait(page, "s.position > 10.1 && !s.waiting")
+
+
 def test_stems_that_are_called_for_between_two_pieces_leave_no_hole(
     visit: Callable[..., Any], song: Path
 ) -> None:

@@ -247,7 +247,7 @@ class Transport {
         let to = Math.min((k + 1) * PIECE, this.limit, end);
         if (from < turn) to = Math.min(to, turn);
         const wrap = from < turn && to >= turn - 1e-6, back = wrap && this.loop[0];
-        const last = wrap || to >= end - 1e-4;
+        const last = wrap || to >= end - 1e-4 || to >= (k + 1) * PIECE - 1e-4;   // more would not be longer
         if (to - from < (last ? 1e-4 : 0.25)) { this.setWaiting(true); break; }   // wait for more
         try {
           const load = (k) => Promise.all(this.heard().map((key) => this.decks.get(key)).map((deck) => deck && this.fetch(deck, k)));
