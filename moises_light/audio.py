@@ -38,7 +38,6 @@ SAMPLE_RATES = (4000, 384_000)
 """Lowest and highest sample rate in Hz of a file that is read."""
 
 MAX_CHANNELS = 8
-WORK = ".stems-"
 MAX_LEVEL = 64.0
 """Samples beyond so many times full scale are no audio but numbers on another scale."""
 
@@ -938,6 +937,10 @@ class GrowingWriter:
         self._file.close()
 
 
+WORK = ".stems-"
+"""How the hidden folders begin in which stems are kept until all of them are there."""
+
+
 class StemWriter:
     """Write the stems of one song while they are being made, all of them or none.
 
@@ -1007,11 +1010,10 @@ class StemWriter:
             self._work = self.folder / f"{WORK}{secrets.token_hex(8)}"
             self._work.mkdir(mode=0o700)
             self._raw = {stem: (self._work / f"{i}.f32").open("wb") for i, stem in enumerate(files)}
-        except OSError as error:
+        except BaseException as error:  # Ctrl-C, too
             self.discard()
-            raise _cannot_write(self.folder, error) from error
-        except BaseException:
-            self.discard()
+            if isinstance(error, OSError):
+                raise _cannot_write(self.folder, error) from error
             raise
 
     def __enter__(self) -> StemWriter:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import argparse
 import importlib
 import io
-import os
 import sys
 import time
 from collections import deque
@@ -27,7 +26,7 @@ from moises_light import __version__, audio, weights
 from moises_light.config import DEFAULT_PRESET, Config, configs
 from moises_light.model import count_parameters
 from moises_light.separation import MIXES, Separator
-from moises_light.terminal import end_as_ctrl_c, exit_code, one_line, printable, say
+from moises_light.terminal import end_as_ctrl_c, exit_code, one_line, printable, say, tell
 
 FORWARDED = {
     "train": "train weights of your own",
@@ -110,13 +109,12 @@ def separate(args: argparse.Namespace) -> int:
     failed = skipped = 0
     music = work = 0.0
     for job in plan(args.files, args.output):
-        name = printable(str(job.song))
         try:
             there = existing(job.folder, stems, args.format)
             if there and not args.force:
                 skipped += 1
                 say(
-                    f"{name}: skipped, {there} is there already, from this song or one "
+                    f"{job.song}: skipped, {there} is there already, from this song or one "
                     f"of the same name; --force replaces it"
                 )
                 continue
@@ -126,11 +124,11 @@ def separate(args: argparse.Namespace) -> int:
             failed += 1
             text = one_line(error)
             named = text.startswith(job.song.name) or str(job.song) in text
-            say(text if named and isinstance(error, audio.AudioError) else f"{name}: {text}")
+            say(text if named and isinstance(error, audio.AudioError) else f"{job.song}: {text}")
             continue
         took = time.monotonic() - started
         music, work = music + seconds, work + took
-        tell(f"{name} -> {printable(str(job.folder))} ({describe_speed(seconds, took)})")
+        tell(f"{job.song} -> {job.folder} ({describe_speed(seconds, took)})")
     if len(args.files) > 1:
         counted = {"failed": failed, "skipped": skipped}
         done = [describe_speed(music, work)] if music else []
@@ -223,14 +221,6 @@ def check_output(folder: Path) -> None:
     for path in (folder, *folder.parents):
         if path.exists() and not path.is_dir():
             raise ValueError(f"--output {folder}: {path} is a file; name a folder")
-
-
-def tell(text: str) -> None:
-    """Print a line; if nobody reads it any more, the work goes on all the same."""
-    try:
-        print(text, flush=True)
-    except BrokenPipeError:
-        sys.stdout = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115
 
 
 def plan(files: Sequence[Path], output: Path) -> list[Job]:

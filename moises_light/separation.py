@@ -427,13 +427,14 @@ def _device(name: str | torch.device) -> torch.device:
         device = torch.device(name)
     except (RuntimeError, TypeError):
         raise ValueError(f"device={name!r} is unknown; choose cpu, cuda or mps") from None
-    missing = (device.type == "cuda" and not torch.cuda.is_available()) or (
-        device.type == "mps" and not torch.backends.mps.is_available()
-    )
-    if not missing and device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
-        missing = True
-    if missing:
-        raise ValueError(f"device={str(device)!r} is not there on this machine; choose cpu")
-    if device.type not in ("cpu", "cuda", "mps"):
+    cuda, mps = torch.cuda.is_available(), torch.backends.mps.is_available()
+    there = {
+        "cpu": True,
+        "cuda": cuda and (device.index or 0) < torch.cuda.device_count(),
+        "mps": mps,
+    }
+    if device.type not in there:
         raise ValueError(f"device={str(device)!r} is not supported; choose cpu, cuda or mps")
+    if not there[device.type]:
+        raise ValueError(f"device={str(device)!r} is not there on this machine; choose cpu")
     return device

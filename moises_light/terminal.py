@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
 import threading
@@ -19,6 +20,14 @@ def say(text: str) -> None:
     What a terminal would obey instead of printing, as names of files may hold, is escaped.
     """
     tqdm.write(printable(text), file=sys.stderr)
+
+
+def tell(text: str) -> None:
+    """A line of what was asked for; if nobody reads it any more, the work goes on all the same."""
+    try:
+        print(printable(text), flush=True)
+    except BrokenPipeError:
+        sys.stdout = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115
 
 
 def printable(text: str) -> str:

@@ -88,9 +88,7 @@ def test_pieces_are_spread_over_the_track_and_end_within_it(
     assert longer.shape == (2, 2, 2 * heldout.LENGTH)
 
 
-def test_excerpts_are_as_long_as_is_asked(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_excerpts_are_as_long_as_is_asked(monkeypatch: pytest.MonkeyPatch) -> None:
     lengths: list[int] = []
 
     def note(corpus: Path, number: int, length: int) -> list[heldout.Batch]:

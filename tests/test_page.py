@@ -579,6 +579,30 @@ def test_the_original_plays_on_until_the_stems_are_ahead(
     wait(page, "s.active === 'a' && s.level > 0.05")
 
 
+def test_who_separates_anew_while_listening_hears_the_song_meanwhile(
+    visit: Callable[..., Any], song: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    page = visit()
+    separate(page, song)
+    page.click(".ml-play")
+    wait(page, "s.active === 'a' && s.level > 0.05")
+    page.keyboard.press("a")  # as somebody who has chosen
+    monkeypatch.setattr(ByFrequency, "pause", 4.0)
+    page.wait_for_timeout(2000)  # what follows a run renders the button anew
+    page.evaluate("window.studio.seek(3)")
+    page.evaluate("window.studio.transport.setLoop([2, 6])")  # it plays for as long as this takes
+    page.click("#go")
+    wait(page, "s.playing && s.active === 'o' && s.buses.o > 0.9 && s.level > 0.05")
+    assert state(page)["phase"] == "running"
+    # who wants stems where none are yet is told what the silence is
+    wait(page, "s.ready.a > 0")
+    page.keyboard.press("a")
+    page.evaluate("window.studio.seek(19)")
+    wait(page, "s.active === 'a' && s.waiting && s.phase === 'running'")
+    assert page.inner_text(".ml-status").startswith("Waiting for the stems to get here. 0:")
+    wait(page, "s.phase === 'finished' && !s.waiting")
+
+
 def test_a_jump_to_just_before_a_piece_ends_plays_on(visit: Callable[..., Any], song: Path) -> None:
     page = visit()
     separate(page, song)

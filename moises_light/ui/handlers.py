@@ -351,9 +351,10 @@ class Studio:
 
     def _sweep_uploads(self, max_age: float) -> None:
         for mark in self.root.iterdir() if self.root.is_dir() else ():
-            if UPLOAD.fullmatch(mark.name) and time.time() - mark.stat().st_mtime > max_age:
-                shutil.rmtree(Path(get_upload_folder()) / mark.name, ignore_errors=True)
-                mark.unlink(missing_ok=True)
+            with suppress(OSError):  # another process may sweep, too
+                if UPLOAD.fullmatch(mark.name) and time.time() - mark.stat().st_mtime > max_age:
+                    shutil.rmtree(Path(get_upload_folder()) / mark.name, ignore_errors=True)
+                    mark.unlink()
 
     def start_chores(self) -> None:
         """Measure the presets, then sweep every ten minutes, in a thread that ends before Python.

@@ -213,9 +213,8 @@ class Transport {
   }
 
   async start(piece, deck, nodes) {
-    let buffers;
-    try { buffers = await this.fetch(deck, piece.k); } catch { piece.nodes.delete(deck.key); return; }
-    if (!buffers) { piece.nodes.delete(deck.key); return; }   // it may be there when it is wanted
+    const buffers = await this.fetch(deck, piece.k).catch(() => null);
+    if (!buffers) { piece.nodes.delete(deck.key); return; }   // it may be there when it is wanted again
     if (piece.run !== this.run || !deck.gains.length) return;
     const late = Math.max(0, this.context.currentTime + 0.02 - piece.when);
     if (late >= piece.length) return;
@@ -244,11 +243,9 @@ class Transport {
         if (from >= end - 1e-4) break;
         const k = Math.floor(from / PIECE + 1e-6);
         const turn = this.loop && this.loop[0] < end - 0.05 ? Math.min(this.loop[1], end) : -1;
-        let to = Math.min((k + 1) * PIECE, this.limit, end);
-        if (from < turn) to = Math.min(to, turn);
+        const whole = Math.min((k + 1) * PIECE, end, from < turn ? turn : end), to = Math.min(whole, this.limit);
         const wrap = from < turn && to >= turn - 1e-6, back = wrap && this.loop[0];
-        const last = wrap || to >= end - 1e-4 || to >= (k + 1) * PIECE - 1e-4;   // more would not be longer
-        if (to - from < (last ? 1e-4 : 0.25)) { this.setWaiting(true); break; }   // wait for more
+        if (to - from < (to < whole - 1e-4 ? 0.25 : 1e-4)) { this.setWaiting(true); break; }   // wait for more
         try {
           const load = (k) => Promise.all(this.heard().map((key) => this.decks.get(key)).map((deck) => deck && this.fetch(deck, k)));
           await load(k);
