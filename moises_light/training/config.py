@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from math import cos, pi
 
@@ -34,6 +35,8 @@ class TrainConfig:
         absent: weight of the loss of sources that are absent from an example (not with `mae`).
         highs: how many times bands above 2 kHz count (with `bands`) for the sources `highs_of`.
         highs_of: these sources.
+        focus: how many times the loss of the sources `focus_of` counts.
+        focus_of: these sources.
         seed: of the weights and of the examples.
         bf16: compute in bfloat16 where the network allows it.
         start: a `.safetensors` file of weights to start from, or nothing; those of a smaller preset
@@ -61,6 +64,8 @@ class TrainConfig:
     absent: float = 0.1
     highs: float = 1.0
     highs_of: tuple[str, ...] = ("vocals",)
+    focus: float = 1.0
+    focus_of: tuple[str, ...] = ("vocals",)
     seed: int = 0
     bf16: bool = True
     start: str = ""
@@ -74,7 +79,7 @@ class TrainConfig:
             raise ValueError(f"frames={self.frames}; choose a multiple of {factor}")
         if self.loss not in LOSSES:
             raise ValueError(f"loss={self.loss!r}; choose one of {', '.join(LOSSES)}")
-        for field in ("sources", "highs_of"):
+        for field in ("sources", "highs_of", "focus_of"):
             names = tuple(getattr(self, field))
             object.__setattr__(self, field, names)
             if unknown := set(names) - set(SOURCES):
@@ -90,6 +95,8 @@ class TrainConfig:
             raise ValueError(f"teaching={self.teaching}; choose a share from 0 to 1")
         if self.teacher and self.loss == "mae":
             raise ValueError("a teacher gives spectra, which mae does not compare; choose bands")
+        if self.focus <= 0:
+            raise ValueError(f"focus={self.focus}; choose a factor above 0")
         if self.frozen_norms and not self.start:
             raise ValueError("frozen_norms keeps the statistics of a start; give start, too")
         if self.steps < 0 or self.minutes < 0 or self.lr <= 0:
@@ -110,6 +117,14 @@ class TrainConfig:
         """Linear warm-up, then half a cosine down to a hundredth."""
         fall = 0.01 + 0.99 * (1 + cos(pi * self.progress(step, seconds))) / 2
         return self.lr * min(1.0, (step + 1) / max(1, self.warmup)) * fall
+
+    def counts(self, sources: Sequence[str]) -> list[float]:
+        """How many times the loss of each of these sources counts.
+
+        >>> TrainConfig(focus=2.0).counts(("vocals", "drums"))
+        [2.0, 1.0]
+        """
+        return [self.focus if source in self.focus_of else 1.0 for source in sources]
 
     def to_json(self) -> str:
         return json.dumps(asdict(self))

@@ -129,6 +129,7 @@ def train(
     state = _State(folder, config, model, average, optimizer, device, commit, earlier)
     if rank == 0:
         state.describe()
+    counts = torch.tensor(config.counts(model.sources), device=device)
     summary = _Summary(len(model.sources))
     begun, last_save = time.monotonic() - seconds, time.monotonic()
     try:
@@ -144,7 +145,7 @@ def train(
                 whole = part == config.accumulate - 1 or world == 1
                 with nullcontext() if whole else wrapped.no_sync():  # type: ignore[operator]
                     losses = wrapped(mixture, select(sources, model.sources))
-                    (losses.mean() / config.accumulate).backward()
+                    ((losses * counts).mean() / config.accumulate).backward()
                 summary.add(losses.detach())
             norm = nn.utils.clip_grad_norm_(model.parameters(), config.clip)
             if torch.isfinite(norm):

@@ -13,6 +13,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -29,6 +30,7 @@ from moises_light.training.augment import (
     round_trip,
 )
 from moises_light.training.corpus import BACKING, BLOCK, KINDS, SILENCE, Corpus, Track
+from moises_light.training.keys import into_key
 
 LEVELS = {"vocals": -20.0, "drums": -20.0, "bass": -21.0, "other": -22.0, BACKING: -16.0}
 """Level in dB at which a source enters a mixture of strangers, before its random gain."""
@@ -36,6 +38,9 @@ LEVELS = {"vocals": -20.0, "drums": -20.0, "bass": -21.0, "other": -22.0, BACKIN
 
 _IN_BACKING = [SOURCES.index(source) for source in SOURCES if source != "vocals"]
 """Numbers of the sources that a backing holds together."""
+
+VOICES_TRIED = 3
+"""From how many voices `MixingConfig.in_key` chooses."""
 
 BRIGHT = ("vocals", "other")
 """Sources of which `MixingConfig.bright` raises the highs."""
@@ -48,6 +53,7 @@ class MixingConfig:
     Args:
         backings: share of examples with a backing, where the corpus has any.
         sung: share of these in which somebody sings.
+        in_key: share of those in which the singer keeps to the key of the backing, see `keys`.
         aligned: share of the other examples that are one moment of one track.
         kinds: weights of the kinds of track for aligned examples.
         remix_kinds: weights of the kinds for a source that is drawn on its own.
@@ -68,6 +74,7 @@ class MixingConfig:
 
     backings: float = 0.35
     sung: float = 0.75
+    in_key: float = 0.5
     aligned: float = 0.55
     kinds: dict[str, float] = field(default_factory=lambda: {"song": 0.35, "band": 0.65})
     remix_kinds: dict[str, float] = field(
@@ -82,6 +89,15 @@ class MixingConfig:
     codec: float = 0.08
     flat: float = 0.2
     level: tuple[float, float] = (-16.0, 4.0)
+
+
+class _Part(NamedTuple):
+    """A piece of one row of a track, to be played at some speed."""
+
+    row: str
+    track: Track
+    start: int
+    speed: float
 
 
 @dataclass(frozen=True)
@@ -270,22 +286,43 @@ class MixtureDataset:
         assert self._backings is not None
         cutoffs = [float(rng.uniform(11000, 19000))] if rng.random() < config.dull else []
         flat = rng.random() < config.flat
-        parts = [(_IN_BACKING[0], BACKING, self._backings)]
-        if rng.random() < config.sung and "vocals" in self._single:
-            parts.append((SOURCES.index("vocals"), "vocals", self._single["vocals"]))
-        chosen = [(number, row, shelf.draw(rng)) for number, row, shelf in parts]
-        cutoffs += [end for _, row, track in chosen if (end := track.end_of(row))]
+        sung = rng.random() < config.sung and "vocals" in self._single
+        track = self._backings.draw(rng)
+        start = self._start(rng, track, (BACKING,))
+        backing = _Part(BACKING, track, start, 1.0 if flat else self._speed(rng))
+        parts = [backing]
+        if sung:
+            in_key = rng.random() < config.in_key
+            parts.append(self._in_key(rng, backing) if in_key else self._voice(rng))
+        cutoffs += [end for part in parts if (end := part.track.end_of(part.row))]
         cutoff = min(cutoffs, default=None)
         out = np.zeros((len(SOURCES), 2, self.segment_length), np.float32)
-        for number, row, track in chosen:
-            start = self._start(rng, track, (row,))
+        for row, track, start, speed in parts:
             if flat and row == BACKING:
-                out[number] = self._plain(track, row, start, cutoff)
+                piece = self._plain(track, row, start, cutoff)
             else:
-                out[number] = self._varied(rng, track, row, start, self._speed(rng), cutoff)
+                piece = self._varied(rng, track, row, start, speed, cutoff)
             gain = LEVELS[row] - track.level[row] + float(np.clip(rng.normal(-0.5, 3.0), -12, 6))
-            out[number] *= np.float32(10 ** (gain / 20))
+            number = _IN_BACKING[0] if row == BACKING else SOURCES.index(row)
+            out[number] = piece * np.float32(10 ** (gain / 20))
         return out
+
+    def _voice(self, rng: np.random.Generator) -> _Part:
+        track = self._single["vocals"].draw(rng)
+        return _Part("vocals", track, self._start(rng, track, ("vocals",)), self._speed(rng))
+
+    def _in_key(self, rng: np.random.Generator, backing: _Part) -> _Part:
+        """Of a few voices the one that agrees best with the backing, at the pitch where it does."""
+        length, widest = self.segment_length, self.config.speed
+        behind = self.corpus.read(backing.track, BACKING, backing.start, length)
+        found = []
+        for _ in range(VOICES_TRIED):
+            voice = self._voice(rng)
+            piece = self.corpus.read(voice.track, "vocals", voice.start, length)
+            bounds = ((1 + sign * widest) / backing.speed for sign in (-1, 1))
+            ratio, agreement = into_key(piece, behind, *bounds)
+            found.append((agreement, voice._replace(speed=ratio * backing.speed)))
+        return max(found, key=lambda pair: pair[0])[1]
 
     @staticmethod
     def _drop(

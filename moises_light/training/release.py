@@ -171,11 +171,13 @@ def _run_text(card: Mapping[str, Any]) -> str:
     run = card["run"]
     # older cards know no such weight, and then only that of vocals
     highs, highs_of = run.get("highs", 1.0), run.get("highs_of", ("vocals",))
+    focus, focus_of = run.get("focus", 1.0), run.get("focus_of", ())
     return (
         f"`{run['preset']}`, {card['steps']:,} steps of {run['batch_size']} examples of "
         f"{run['frames']} frames, {_time_text(card)}; loss `{run['loss']}` (absent "
         f"sources weigh {run['absent']:g}"
         + (f", the highs of {' and '.join(highs_of)} {highs:g}" if highs != 1.0 else "")
+        + (f", {' and '.join(focus_of)} {focus:g}" if focus != 1.0 else "")
         + ")"
         + (_teacher_text(run) if run.get("teacher") else "")
         + f", AdamW with a peak of {run['lr']:g}, moving average "
