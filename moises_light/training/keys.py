@@ -10,6 +10,7 @@ from functools import cache
 
 import numpy as np
 from scipy import fft
+from scipy.ndimage import uniform_filter1d
 
 SAMPLE_RATE = 44100
 CLASSES = 36
@@ -17,34 +18,45 @@ CLASSES = 36
 
 WINDOW = 8192
 HOP = WINDOW // 2
-RANGE = (110.0, 2500.0)
-"""From which frequencies, in Hz, `chroma` adds up: fundamentals and the partials next to them."""
+LOWEST = 110.0
+"""Frequency in Hz from which `chroma` adds up; classes are counted from here."""
+OCTAVES = 4
+"""How many octaves it adds up: fundamentals and the partials next to them."""
+AROUND = 13
+"""Classes to what a partial's neighbourhood is: two semitones to either side."""
 
 
 @cache
 def _classes() -> np.ndarray:
-    """How much each bin of a spectrum adds to each pitch class, `[F, CLASSES]`."""
+    """How much each bin of a spectrum adds to each pitch class of each octave, `[F, OCTAVES * CLASSES]`.
+
+    As a mean over the bins, so that noise is as strong in all classes.
+    """
     frequencies = fft.rfftfreq(WINDOW, 1 / SAMPLE_RATE)
-    within = (frequencies >= RANGE[0]) & (frequencies <= RANGE[1])
-    pitch = CLASSES * np.log2(np.maximum(frequencies, 1.0) / RANGE[0])
-    distance = (pitch[:, None] - np.arange(CLASSES) + CLASSES / 2) % CLASSES - CLASSES / 2
+    pitch = CLASSES * np.log2(np.maximum(frequencies, 1.0) / LOWEST)
+    distance = np.abs(pitch[:, None] - np.arange(OCTAVES * CLASSES))
     # a semitone wide on both sides of its middle: as sharp as a window of this length can tell
-    return (np.maximum(1 - np.abs(distance) / 3, 0) * within[:, None]).astype(np.float32)
+    weight = np.maximum(1 - distance / 3, 0)
+    return (weight / weight.sum(axis=0)).astype(np.float32)
 
 
 def chroma(piece: np.ndarray) -> np.ndarray:
     """How strong each pitch class is, by frames: `[C, L] -> [T, CLASSES]`.
 
-    From the square root of the magnitudes, so that quiet notes count beside loud ones, and less
-    the mean over the classes, so that noise counts nothing. A piece shorter than a frame is filled
-    up with silence.
+    Of the square root of the magnitudes, so that quiet notes count beside loud ones, what rises
+    above its neighbourhood: partials, not noise. Frames count alike, unless they are very quiet;
+    each is without its mean. A piece shorter than a frame is filled up with silence.
     """
     mono = piece.mean(axis=0)
     mono = np.pad(mono, (0, max(0, WINDOW - len(mono))))
     frames = np.lib.stride_tricks.sliding_window_view(mono, WINDOW)[::HOP]
     spectrum = np.abs(fft.rfft(frames * np.hanning(WINDOW).astype(np.float32)))
     strength = np.sqrt(spectrum) @ _classes()
-    return strength - strength.mean(axis=1, keepdims=True)
+    partials = np.maximum(strength - uniform_filter1d(strength, AROUND), 0)
+    classes = partials.reshape(-1, OCTAVES, CLASSES).sum(axis=1)
+    classes -= classes.mean(axis=1, keepdims=True)
+    power = np.square(classes).sum(axis=1, keepdims=True)
+    return classes / (np.sqrt(power) + 0.05 * np.sqrt(power.mean()) + 1e-6)
 
 
 def agreement(voice: np.ndarray, backing: np.ndarray) -> np.ndarray:
