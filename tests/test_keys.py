@@ -15,9 +15,7 @@ RATE = 44100
 def notes(*hertz: float, seconds: float = 2.0, partials: int = 4) -> np.ndarray:
     """These notes at once, `[2, L]`."""
     time = np.arange(int(seconds * RATE)) / RATE
-    wave = sum(
-        np.sin(2 * np.pi * f * p * time) / p for f in hertz for p in range(1, partials + 1)
-    )
+    wave = sum(np.sin(2 * np.pi * f * p * time) / p for f in hertz for p in range(1, partials + 1))
     return np.stack([wave, wave]).astype(np.float32) * np.float32(0.05)
 
 
@@ -44,9 +42,10 @@ def test_a_melody_is_moved_onto_its_chords(away):
 
 
 def test_bounds_are_kept():
-    voice, behind = notes(440.0 * 2 ** (5 / CLASSES)), notes(440.0)
-    assert 0.95 < into_key(voice, behind, 0.95, 1.2)[0] < 1
-    assert into_key(voice, behind, 1.0, 1.1)[0] >= 1
+    voice, behind = notes(440.0 * 2 ** (3 / CLASSES)), notes(440.0)
+    assert into_key(voice, behind, 0.9, 1.1)[0] == pytest.approx(2 ** (-3 / CLASSES))
+    assert into_key(voice, behind, 0.96, 1.1)[0] == pytest.approx(2 ** (-2 / CLASSES))
+    assert into_key(voice, behind, 1.0, 1.02)[0] == 1
     with pytest.raises(ValueError, match=r"no third of a semitone between 1.001 and 1.002; widen"):
         into_key(voice, behind, 1.001, 1.002)
 
@@ -64,9 +63,9 @@ def test_noise_and_silence_agree_with_nothing():
 def corpus(tmp_path_factory):
     """A singer of a note a quarter of a semitone to one and a quarter away from the backing's."""
     folder = tmp_path_factory.mktemp("keys")
-    write_track(folder, "train", "b", "backing", {BACKING: notes(220.0, seconds=6)})
+    write_track(folder, "train", "b", "backing", {BACKING: notes(220.0, seconds=6, partials=2)})
     for number, away in enumerate((0.25, -0.75, 1.25)):
-        voice = notes(440.0 * 2 ** (away / 12), seconds=6)
+        voice = notes(440.0 * 2 ** (away / 12), seconds=6, partials=2)
         write_track(folder, "train", f"v{number}", "bank", {"vocals": voice})
     return folder
 
@@ -86,7 +85,8 @@ def test_singers_keep_to_the_key_of_their_backing(corpus, in_key):
         speeds.append(pitch[1] / 220)
     distance = np.minimum(away, 12 - np.array(away))
     if in_key:
-        assert distance.max() < 0.3
+        # not all: three times the same singer may be too far from a backing that is fast already
+        assert np.mean(distance < 0.3) > 0.9
         assert np.std(speeds) > 0.02  # the backing's own pitch is still drawn
     else:
-        assert np.mean(distance > 0.3) > 0.5
+        assert np.mean(distance < 0.3) < 0.5

@@ -384,6 +384,19 @@ def test_frozen_norms_keep_the_statistics_of_the_start(tmp_path: Path, frozen: b
     assert ("batch norms frozen" in text) == frozen
 
 
+@pytest.mark.usefixtures("tiny_preset")
+def test_a_source_in_focus_is_learnt_first(tmp_path: Path) -> None:
+    config = TrainConfig(frames=16, batch_size=2, steps=40, lr=3e-3, warmup=1, bf16=False)
+    last = {}
+    for name, counts in (("plain", 1.0), ("focused", 30.0)):
+        rows: list[dict[str, float]] = []
+        settings = replace(config, focus=counts, focus_of=("bass",))
+        run(settings, tmp_path / name, log_steps=10, on_log=rows.append)
+        last[name] = rows[-1]
+    assert last["focused"]["bass"] < last["plain"]["bass"] - 0.2
+    assert last["focused"]["drums"] > last["plain"]["drums"]
+
+
 def test_the_average_of_a_continued_run_is_as_long_as_told() -> None:
     """A run from nothing forgets its first steps sooner."""
     averages = {}
@@ -586,6 +599,8 @@ def test_a_run_without_an_end_is_refused(tmp_path: Path) -> None:
         ({"batch_size": 3, "accumulate": 2}, "cannot be cut into accumulate=2 equal parts"),
         ({"sources": ("vocals", "accompaniment")}, "sources names accompaniment; choose from"),
         ({"highs_of": ("strings",)}, "highs_of names strings; choose from vocals, drums"),
+        ({"focus_of": ("strings",)}, "focus_of names strings; choose from vocals, drums"),
+        ({"focus": 0.0}, "focus=0.0; choose a factor above 0"),
         ({"preset": "huge"}, "no preset is called 'huge'"),
         ({"teaching": 1.5}, "teaching=1.5; choose a share from 0 to 1"),
         ({"teacher": "paper_large", "loss": "mae"}, "which mae does not compare; choose bands"),
@@ -1097,7 +1112,7 @@ def test_a_grafted_start_and_the_weight_of_highs_are_told(tmp_path: Path) -> Non
     told = "; then grafted: two features; then averaged: with itself\n"
     assert re.search(f"first `paper_small`, 2 steps .*{told}", text)
     counted = "the highs of vocals and other 3, vocals 2"
-    assert re.search(f"`paper_small`, 1 steps .*, {counted}\\\\)", text)
+    assert re.search(f"`paper_small`, 1 steps .*, {counted}\\)", text)
     del card["run"]["highs_of"], card["run"]["focus"]  # as runs were that knew no other choice
     text = release.card_text("paper_small", {**SCORED, **card})
     assert re.search("`paper_small`, 1 steps .*, the highs of vocals 3\\)", text)

@@ -28,7 +28,7 @@ AROUND = 13
 
 @cache
 def _classes() -> np.ndarray:
-    """How much each bin of a spectrum adds to each pitch class of each octave, `[F, OCTAVES * CLASSES]`.
+    """How much each bin of a spectrum adds to each pitch, `[F, OCTAVES * CLASSES]`.
 
     As a mean over the bins, so that noise is as strong in all classes.
     """
