@@ -69,7 +69,7 @@ def test_stems_go_to_a_folder_per_song_and_are_what_the_library_gives(
     tiny_model: MoisesLight, capsys: pytest.CaptureFixture[str]
 ) -> None:
     path = song("a song.wav")
-    assert run(path, "-o", "out", "--format", "wav32f") == 0
+    assert run(path, "-o", "out", "--format", "wav32f", "--precision", "float32") == 0
     assert tree("out") == [f"a song/{name}.wav" for name in sorted(SOURCES)]
     wanted = Separator(tiny_model, segment=0.2)(audio.load(path))
     for name, stem in zip(SOURCES, wanted, strict=True):
@@ -79,6 +79,22 @@ def test_stems_go_to_a_folder_per_song_and_are_what_the_library_gives(
     assert printed.out.startswith(f"a song.wav -> {Path('out/a song')} (0.5 s of music in ")
     assert "times real time)" in printed.out
     assert printed.err == ""  # no progress bar where nobody watches
+
+
+@pytest.mark.parametrize("precision", [None, "float32", "bfloat16"])
+def test_the_network_has_the_precision_asked_for(
+    monkeypatch: pytest.MonkeyPatch, precision: str | None
+) -> None:
+    models = []
+
+    def spy(model: MoisesLight, **options: object) -> Separator:
+        models.append(model)
+        return Separator(model, **options)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(cli, "Separator", spy)
+    options = ["--precision", precision] if precision else []
+    assert run(song("x.wav"), "-o", "out", *options) == 0
+    assert [model.precision for model in models] == [precision or "auto"]
 
 
 @pytest.mark.parametrize(("name", "extension"), audio.FORMATS.items())

@@ -328,6 +328,33 @@ def test_16_bit_weights_are_refused(dtype: torch.dtype) -> None:
         tiny().to(dtype)(torch.randn(1, 2, 5000).to(dtype))
 
 
+def test_bfloat16_moves_the_output_a_little_and_auto_asks_the_processor(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    model = tiny().eval()
+    for transformer in model.bottleneck.rope_blocks.parameters():
+        torch.nn.init.normal_(transformer, std=0.05)  # a new one's attention adds nothing
+    x = torch.randn(1, 2, 8192, generator=torch.Generator().manual_seed(0))
+    given = {}
+    with torch.inference_mode():
+        for precision in ("float32", "bfloat16"):
+            given[precision] = model.set_precision(precision)(x)
+        for native, precision in ((True, "bfloat16"), (False, "float32")):
+            monkeypatch.setattr("moises_light.model.multiplies_bfloat16", lambda: native)  # noqa: B023
+            assert torch.equal(model.set_precision("auto")(x), given[precision])
+    assert all(y.dtype == torch.float32 for y in given.values())
+    error = (given["bfloat16"] - given["float32"]).square().sum()
+    assert 0 < error < 1e-3 * given["float32"].square().sum()
+
+
+def test_precision_is_float32_until_it_is_set_and_names_are_checked() -> None:
+    model = tiny()
+    assert model.precision == "float32"
+    with pytest.raises(ValueError, match="precision='half'; choose one of auto, float32, bfloat16"):
+        model.set_precision("half")
+    assert model.set_precision("auto") is model
+
+
 def test_autocast_to_float16_is_refused() -> None:
     model = tiny()
     with torch.autocast("cpu", dtype=torch.float16), pytest.raises(ValueError, match="bfloat16"):

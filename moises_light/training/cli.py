@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 
+from moises_light.model import PRECISIONS
 from moises_light.terminal import end_as_ctrl_c, exit_code, say
 from moises_light.training.config import TrainConfig
 
@@ -105,6 +106,9 @@ def add_evaluate_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--overlap", type=float, default=0.25)
     parser.add_argument("--segment", type=float, default=6.0, help="seconds")
     parser.add_argument("--device", default="cpu", choices=("cpu", "cuda", "mps"))
+    parser.add_argument(
+        "--precision", default="float32", choices=PRECISIONS, help="of the network's transformers"
+    )
     parser.add_argument("--threads", type=int, default=0, help="threads of torch; its choice if 0")
     parser.add_argument(
         "--bss-eval", action="store_true", help="also BSSEval v4 (needs museval; takes minutes)"
@@ -128,6 +132,7 @@ def evaluate(args: argparse.Namespace) -> int:
     separator = None
     if args.estimates is None:
         model = MoisesLight.from_pretrained(args.preset, args.checkpoints)
+        model.set_precision(args.precision)
         separator = Separator(model, segment=args.segment, overlap=args.overlap, device=args.device)
     if (args.material / args.split / "index.jsonl").is_file():
         tracks = scores.corpus_tracks(args.material, args.split, args.estimates)

@@ -108,7 +108,8 @@ def load_separator(
     key = (folder, preset, device)
     with _loading:
         if key not in _networks:
-            _networks[key] = weights.load_pretrained(preset, folder).to(device)
+            network = weights.load_pretrained(preset, folder).set_precision("auto")
+            _networks[key] = network.to(device)
     return Separator(_networks[key], device=device, residual="other" if residual else None)
 
 
