@@ -765,6 +765,17 @@ def test_a_song_has_one_run_at_a_time(studio: Studio, song: jobs.Song) -> None:
     assert go()
 
 
+def test_a_question_from_before_the_song_says_nothing_of_the_button(studio: Studio) -> None:
+    """Its answer may come after the song, and would grey out a button that is ready."""
+    request = gr.Request(session_hash="somebody")
+    for token in (None, ""):
+        text, go = _quote(studio)("paper_small", "cpu", token, WHOLE, request)
+        assert text
+        assert "interactive" not in go
+    gone = _quote(studio)("paper_small", "cpu", "0" * 32, WHOLE, request)[1]
+    assert gone["interactive"] is False
+
+
 def test_a_run_that_was_left_ends(studio: Studio, song: jobs.Song) -> None:
     with studio.run(song, "visitor") as run:
         events = studio.separate(run, "a", "paper_small", "cpu", 0, song.frames)
