@@ -36,6 +36,8 @@ logger = logging.getLogger(__name__)
 
 SAMPLE_RATES = (4000, 384_000)
 """Lowest and highest sample rate in Hz of a file that is read."""
+MP3_RATES = (8000, 11_025, 12_000, 16_000, 22_050, 24_000, 32_000, 44_100, 48_000)
+"""Sample rates in Hz that MP3 has."""
 
 MAX_CHANNELS = 8
 MAX_LEVEL = 64.0
@@ -345,6 +347,56 @@ def _resampled(
         yield _tensor(block if resampler is None else resampler.resample_chunk(block))
     if resampler is not None:
         yield _tensor(resampler.resample_chunk(np.zeros((0, channels), np.float32), last=True))
+
+
+def resampled(blocks: Iterable[Tensor], rate: int, sample_rate: int) -> Iterator[Tensor]:
+    """The same audio at another rate, block by block.
+
+    Args:
+        blocks: `[..., n]`, all but `n` alike.
+        rate: theirs, in Hz.
+        sample_rate: of the result, in Hz.
+
+    Shape: blocks `[..., m]`; together as long in seconds, to within a sample.
+
+    Raises:
+        ValueError: if a rate is outside what can be read.
+    """
+    for given in (rate, sample_rate):
+        _check_rate(given)
+    resampler, shape = None, torch.Size()
+    for block in blocks:
+        if rate == sample_rate:
+            yield block
+            continue
+        if resampler is None:
+            shape = block.shape[:-1]
+            resampler = soxr.ResampleStream(rate, sample_rate, shape.numel(), dtype="float32")
+        frames = block.reshape(-1, block.shape[-1]).T.contiguous().float().numpy()
+        yield _tensor(resampler.resample_chunk(frames)).unflatten(0, shape)
+    if resampler is not None:
+        silence = np.zeros((0, shape.numel()), np.float32)
+        yield _tensor(resampler.resample_chunk(silence, last=True)).unflatten(0, shape)
+
+
+def check_format_rate(format: str, sample_rate: int) -> None:
+    """Whether a format of `FORMATS` can have that rate.
+
+    Raises:
+        ValueError: if it cannot; MP3 knows nine.
+    """
+    _check_rate(sample_rate)
+    if _encoding(format).container == "MP3" and sample_rate not in MP3_RATES:
+        raise ValueError(
+            f"{format} has no {sample_rate} Hz; choose another format, or one of "
+            f"{', '.join(map(str, MP3_RATES))} Hz"
+        )
+
+
+def _check_rate(sample_rate: int) -> None:
+    low, high = SAMPLE_RATES
+    if not low <= sample_rate <= high:
+        raise ValueError(f"a rate of {sample_rate} Hz; choose {low} to {high} Hz")
 
 
 def _tensor(block: np.ndarray) -> Tensor:

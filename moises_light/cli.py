@@ -16,7 +16,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -119,7 +119,9 @@ def separate(args: argparse.Namespace) -> int:
                 )
                 continue
             started = time.monotonic()
-            seconds = separate_file(separator, model.audio_channels, job, stems, args.format)
+            seconds = separate_file(
+                separator, model.audio_channels, job, stems, args.format, args.rate
+            )
         except (ValueError, OSError, RuntimeError, MemoryError) as error:
             failed += 1
             text = one_line(error)
@@ -137,7 +139,12 @@ def separate(args: argparse.Namespace) -> int:
 
 
 def separate_file(
-    separator: Separator, channels: int, job: Job, stems: Sequence[str], format: str
+    separator: Separator,
+    channels: int,
+    job: Job,
+    stems: Sequence[str],
+    format: str,
+    written_rate: int | Literal["same"] | None = None,
 ) -> float:
     """Write the stems of one song; all of them appear, or none.
 
@@ -147,6 +154,7 @@ def separate_file(
         job: the song and its folder.
         stems: names of the sources, and of `MIXES`, that are written.
         format: one of `audio.FORMATS`.
+        written_rate: of the stems, in Hz, or `same` for the song's; by default the network's.
 
     Returns:
         Seconds of music.
@@ -157,6 +165,8 @@ def separate_file(
     info = audio.probe(job.song)
     rate = separator.sample_rate
     sources = separator.sources
+    written_rate = info.sample_rate if written_rate == "same" else written_rate or rate
+    audio.check_format_rate(format, written_rate)
     song = Echo(audio.stream(job.song, rate, channels, warn=say))
     bar = tqdm(
         total=max(1, round(info.seconds)),
@@ -165,7 +175,8 @@ def separate_file(
         disable=not sys.stderr.isatty(),
         leave=False,
     )
-    with bar, audio.StemWriter(job.folder, stems, format, rate, info.tags) as writer:
+
+    def blocks() -> Iterator[Tensor]:
         for block in separator.blocks(song):
             mixture = song.take(block.shape[-1])
             rows = [
@@ -174,8 +185,12 @@ def separate_file(
                 else block[sources.index(stem)]
                 for stem in stems
             ]
-            writer.write(torch.stack(rows))
+            yield torch.stack(rows)
             bar.update(block.shape[-1] / rate)
+
+    with bar, audio.StemWriter(job.folder, stems, format, written_rate, info.tags) as writer:
+        for block in audio.resampled(blocks(), rate, written_rate):
+            writer.write(block)
         # MP3 takes a while, and a bar that stands still at its end looks stuck
         bar.bar_format = "{desc} writing {percentage:3.0f} %|{bar}|"
         bar.reset(total=1)
@@ -185,7 +200,7 @@ def separate_file(
             f"{job.song}: the stems would clip, so all of them were turned down to "
             f"{writer.gain:.3f}; --format wav32f keeps their level"
         )
-    return writer.frames / rate
+    return writer.frames / written_rate
 
 
 class Echo:
@@ -290,6 +305,15 @@ def describe_speed(seconds: float, took: float) -> str:
     return f"{seconds:.1f} s of music in {took:.1f} s, {factor:.2f} times real time"
 
 
+def _rate(text: str) -> int | Literal["same"]:
+    if text == "same":
+        return "same"
+    low, high = audio.SAMPLE_RATES
+    if not text.isdecimal() or not low <= int(text) <= high:
+        raise argparse.ArgumentTypeError(f"{text!r}: give {low} to {high} Hz, or same")
+    return int(text)
+
+
 def _add_separate_arguments(parser: argparse.ArgumentParser) -> None:
     parser.set_defaults(run=separate)
     add = parser.add_argument
@@ -320,7 +344,13 @@ def _add_separate_arguments(parser: argparse.ArgumentParser) -> None:
         "--format",
         choices=tuple(audio.FORMATS),
         default="wav16",
-        help="of the stems, at 44.1 kHz (default: %(default)s)",
+        help="of the stems (default: %(default)s)",
+    )
+    add(
+        "--rate",
+        type=_rate,
+        metavar="HZ",
+        help="of the stems, or `same` for the song's own (default: 44100, at which it separates)",
     )
     add(
         "--stems",

@@ -16,6 +16,7 @@ import types
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
 import soundfile as sf
 import torch
@@ -79,6 +80,37 @@ def test_stems_go_to_a_folder_per_song_and_are_what_the_library_gives(
     assert printed.out.startswith(f"a song.wav -> {Path('out/a song')} (0.5 s of music in ")
     assert "times real time)" in printed.out
     assert printed.err == ""  # no progress bar where nobody watches
+
+
+def test_stems_may_keep_the_songs_rate() -> None:
+    path, rate = Path("x.wav"), 48_000
+    time = np.arange(rate // 2) / rate
+    tones = np.stack([np.sin(2 * np.pi * f * time) for f in (440, 660)], axis=1)
+    sf.write(path, 0.3 * tones, rate, subtype="FLOAT")
+    options = ["--residual", "--format", "wav32f"]
+    for name, wanted, value in (("a", 44_100, None), ("b", rate, "same"), ("c", 32_000, "32000")):
+        assert run(path, "-o", name, *options, *(["--rate", value] if value else [])) == 0
+        stems = [sf.read(f"{name}/x/{stem}.wav") for stem in SOURCES]
+        assert {given for _, given in stems} == {wanted}
+        assert len({len(stem) for stem, _ in stems}) == 1
+        assert abs(len(stems[0][0]) - wanted / 2) <= 1
+        if value == "same":  # as long, at the same place, and as loud
+            total = sum(stem for stem, _ in stems)[2000:-2000]
+            np.testing.assert_allclose(total, 0.3 * tones[2000 : 2000 + len(total)], atol=1e-3)
+
+
+def test_a_rate_that_a_format_lacks_is_told_before_the_work(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert run(song("x.wav"), "-o", "out", "--format", "mp3", "--rate", "96000") == 1
+    assert capsys.readouterr().err.startswith(
+        "x.wav: mp3 has no 96000 Hz; choose another format, or one of 8000, "
+    )
+    assert not Path("out").exists()
+    with pytest.raises(SystemExit) as end:
+        run(song("x.wav"), "--rate", "fast")
+    assert end.value.code == 2
+    assert "--rate: 'fast': give 4000 to 384000 Hz, or same" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("precision", [None, "float32", "bfloat16"])
