@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from bench import memory, speed, training
+from bench import memory, precision, speed, training
 
 if __name__ == "__main__":
     speed.main([])
+    precision.main([])
     training.main([])
     memory.main()

@@ -1,4 +1,4 @@
-"""What bfloat16 gains and costs here: `python -m bench.precision SONG [--presets NAME ...]`.
+"""What bfloat16 gains and costs here: `python -m bench.precision [SONG] [--presets NAME ...]`.
 
 Both precisions of the same weights take turns in one process, segment by segment of six seconds
 from all over the song. Prints seconds a segment (median), the median of the ratios, and how many dB
@@ -55,7 +55,7 @@ def compare(
 
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m bench.precision")
-    parser.add_argument("song", type=Path)
+    parser.add_argument("song", type=Path, nargs="?", default=Path("examples/francium.mp3"))
     parser.add_argument("--presets", nargs="*", help="default: all with weights")
     parser.add_argument("--segments", type=int, default=8)
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
