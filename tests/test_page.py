@@ -75,6 +75,9 @@ class ByFrequency(nn.Module):
         super().__init__()
         self.edges = EDGES[preset]
 
+    def set_precision(self, precision: str) -> ByFrequency:
+        return self
+
     def forward(self, mixture: Tensor) -> Tensor:
         time.sleep(self.pause)
         spectrum = torch.fft.rfft(mixture)
