@@ -11,7 +11,7 @@ import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import fields, replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -385,16 +385,33 @@ def test_frozen_norms_keep_the_statistics_of_the_start(tmp_path: Path, frozen: b
 
 
 @pytest.mark.usefixtures("tiny_preset")
-def test_a_source_in_focus_is_learnt_first(tmp_path: Path) -> None:
-    config = TrainConfig(frames=16, batch_size=2, steps=40, lr=3e-3, warmup=1, bf16=False)
-    last = {}
-    for name, counts in (("plain", 1.0), ("focused", 30.0)):
-        rows: list[dict[str, float]] = []
-        settings = replace(config, focus=counts, focus_of=("bass",))
-        run(settings, tmp_path / name, log_steps=10, on_log=rows.append)
-        last[name] = rows[-1]
-    assert last["focused"]["bass"] < last["plain"]["bass"] - 0.2
-    assert last["focused"]["drums"] > last["plain"]["drums"]
+def test_the_gradient_of_sources_in_focus_counts_more(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gradients: list[torch.Tensor] = []
+    clip = torch.nn.utils.clip_grad_norm_
+
+    def spy(parameters: Iterable[torch.nn.Parameter], most: float) -> torch.Tensor:
+        kept = list(parameters)
+        gradients.append(torch.cat([p.grad.flatten() for p in kept if p.grad is not None]))
+        return clip(kept, most)
+
+    monkeypatch.setattr(torch.nn.utils, "clip_grad_norm_", spy)
+    config = TrainConfig(frames=16, batch_size=2, steps=1, bf16=False)
+    for name, focus, focus_of in (
+        ("plain", 1.0, ("bass",)),
+        ("bass", 3.0, ("bass",)),
+        ("others", 3.0, ("vocals", "drums", "other")),
+        ("all", 3.0, SOURCES),
+    ):
+        run(replace(config, focus=focus, focus_of=focus_of), tmp_path / name)
+    plain, bass, others, everything = gradients
+    size = plain.norm()
+    assert (everything - 3 * plain).norm() < 1e-4 * size
+    # what bass adds and what the others add is what all of them add
+    assert (bass + others - 4 * plain).norm() < 1e-4 * size
+    assert (bass - plain).norm() > 0.01 * size
+    assert (others - plain).norm() > 0.01 * size
 
 
 def test_the_average_of_a_continued_run_is_as_long_as_told() -> None:
