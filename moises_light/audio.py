@@ -21,6 +21,7 @@ import wave
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
+from itertools import chain
 from pathlib import Path
 from types import MappingProxyType, TracebackType
 from typing import Any, BinaryIO
@@ -353,30 +354,31 @@ def resampled(blocks: Iterable[Tensor], rate: int, sample_rate: int) -> Iterator
     """The same audio at another rate, block by block.
 
     Args:
-        blocks: `[..., n]`, all but `n` alike.
+        blocks: `[..., C, n]`, all but `n` alike.
         rate: theirs, in Hz.
         sample_rate: of the result, in Hz.
 
-    Shape: blocks `[..., m]`; together as long in seconds, to within a sample.
+    Shape: blocks `[..., C, m]`; together as long in seconds, to within a sample.
 
     Raises:
         ValueError: if a rate is outside what can be read.
     """
     for given in (rate, sample_rate):
         _check_rate(given)
-    resampler, shape = None, torch.Size()
-    for block in blocks:
-        if rate == sample_rate:
-            yield block
-            continue
-        if resampler is None:
-            shape = block.shape[:-1]
-            resampler = soxr.ResampleStream(rate, sample_rate, shape.numel(), dtype="float32")
-        frames = block.reshape(-1, block.shape[-1]).T.contiguous().float().numpy()
-        yield _tensor(resampler.resample_chunk(frames)).unflatten(0, shape)
-    if resampler is not None:
-        silence = np.zeros((0, shape.numel()), np.float32)
-        yield _tensor(resampler.resample_chunk(silence, last=True)).unflatten(0, shape)
+    if rate == sample_rate:
+        yield from blocks
+        return
+    blocks = iter(blocks)
+    first = next(blocks, None)
+    if first is None:
+        return
+    shape = first.shape[:-1]
+    frames = (
+        (rate, block.flatten(end_dim=-2).T.contiguous().float().numpy())
+        for block in chain([first], blocks)
+    )
+    for frame in _resampled(frames, sample_rate, shape.numel()):
+        yield frame.unflatten(0, shape)
 
 
 def check_format_rate(format: str, sample_rate: int) -> None:

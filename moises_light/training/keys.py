@@ -12,7 +12,8 @@ import numpy as np
 from scipy import fft
 from scipy.ndimage import uniform_filter1d
 
-SAMPLE_RATE = 44100
+from moises_light.training.corpus import SAMPLE_RATE
+
 CLASSES = 36
 """Pitch classes to the octave: three to a semitone, since recordings are tuned differently."""
 
@@ -83,7 +84,7 @@ def into_key(
     """The change of speed and pitch, as a ratio, that brings a voice nearest to its backing's key.
 
     Args:
-        voice, backing: `[C, L]`.
+        voice, backing: `chroma`, as in `agreement`.
         lowest, highest: between these ratios.
 
     Returns:
@@ -96,6 +97,6 @@ def into_key(
     shifts = np.arange(int(np.ceil(first)), int(np.floor(last)) + 1)
     if not len(shifts):
         raise ValueError(f"no third of a semitone between {lowest} and {highest}; widen the range")
-    found = agreement(chroma(voice), chroma(backing))[shifts]
+    found = agreement(voice, backing)[shifts]
     best = int(found.argmax())
     return float(2 ** (shifts[best] / CLASSES)), float(found[best])

@@ -30,7 +30,7 @@ from moises_light.training.augment import (
     round_trip,
 )
 from moises_light.training.corpus import BACKING, BLOCK, KINDS, SILENCE, Corpus, Track
-from moises_light.training.keys import into_key
+from moises_light.training.keys import chroma, into_key
 
 LEVELS = {"vocals": -20.0, "drums": -20.0, "bass": -21.0, "other": -22.0, BACKING: -16.0}
 """Level in dB at which a source enters a mixture of strangers, before its random gain."""
@@ -314,13 +314,13 @@ class MixtureDataset:
     def _in_key(self, rng: np.random.Generator, backing: _Part) -> _Part:
         """Of a few voices the one that agrees best with the backing, at the pitch where it does."""
         length, widest = self.segment_length, self.config.speed
-        behind = self.corpus.read(backing.track, BACKING, backing.start, length)
+        behind = chroma(self.corpus.read(backing.track, BACKING, backing.start, length))
         found = []
         for _ in range(VOICES_TRIED):
             voice = self._voice(rng)
             piece = self.corpus.read(voice.track, "vocals", voice.start, length)
             bounds = ((1 + sign * widest) / backing.speed for sign in (-1, 1))
-            ratio, agreement = into_key(piece, behind, *bounds)
+            ratio, agreement = into_key(chroma(piece), behind, *bounds)
             found.append((agreement, voice._replace(speed=ratio * backing.speed)))
         return max(found, key=lambda pair: pair[0])[1]
 
