@@ -774,6 +774,8 @@ def test_a_question_from_before_the_song_says_nothing_of_the_button(studio: Stud
         assert "interactive" not in go
     gone = _quote(studio)("paper_small", "cpu", "0" * 32, WHOLE, request)[1]
     assert gone["interactive"] is False
+    without_weights = _quote(studio)("paper_large", "cpu", None, WHOLE, request)[1]
+    assert without_weights["interactive"] is False
 
 
 def test_a_run_that_was_left_ends(studio: Studio, song: jobs.Song) -> None:

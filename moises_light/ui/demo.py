@@ -460,10 +460,11 @@ def _quote(studio: Studio) -> Callable[..., tuple[Any, Any]]:
         if song is not None:
             seconds = studio.extent(song, extent, 0)[1] / jobs.SAMPLE_RATE
         text = words.cost(studio.engine, presets, preset, device, seconds)
-        if not token:  # the answer may come after a song whose token the question did not have
+        can_run = presets[preset].available
+        if can_run and not token:  # this may come after a song that the question did not know
             return text, gr.skip()
         free = song is not None and not studio.is_busy(token, request.session_hash)
-        return text, gr.update(interactive=presets[preset].available and free)
+        return text, gr.update(interactive=can_run and free)
 
     return quote
 
