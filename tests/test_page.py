@@ -12,6 +12,7 @@ import zipfile
 from collections.abc import Callable, Iterator
 from itertools import pairwise
 from pathlib import Path
+from threading import Event
 from typing import Any
 
 import numpy as np
@@ -1122,6 +1123,31 @@ def test_a_preset_without_weights_cannot_be_run(visit: Callable[..., Any], song:
     page.get_by_role("option", name=re.compile("Paper large")).click()
     page.wait_for_function("document.querySelector('#price').innerText.includes('cannot run')")
     assert page.is_disabled("#go")
+
+
+def test_a_preset_chosen_while_the_song_is_read_counts(
+    visit: Callable[..., Any], song: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reading, go_on, prepare = Event(), Event(), jobs.prepare
+
+    def slow(*arguments: Any, **options: Any) -> jobs.Song:
+        reading.set()
+        go_on.wait(60)
+        return prepare(*arguments, **options)
+
+    monkeypatch.setattr(jobs, "prepare", slow)
+    page = visit()
+    page.set_input_files("#song input[type=file]", song)
+    assert reading.wait(60)
+    page.get_by_label("Preset", exact=True).click()
+    page.get_by_role("option", name=re.compile("Paper large")).click()
+    page.wait_for_function("document.querySelector('#price').innerText.includes('cannot run')")
+    go_on.set()
+    wait(page, "s.phase === 'ready'")
+    page.wait_for_function(
+        "document.querySelector('#price').innerText.includes('cannot run')"
+        " && document.querySelector('#go').disabled"
+    )
 
 
 def test_on_a_phone_a_preset_without_weights_says_so(visit: Callable[..., Any], song: Path) -> None:

@@ -478,8 +478,9 @@ def _place(song: jobs.Song) -> Any:
 def _wire_song(
     studio: Studio, token: gr.Textbox, player: gr.HTML, desk: Parts, views: Parts
 ) -> None:
-    quote = _quote(studio)
+    quote, priced = _quote(studio), [desk["price"], desk["go"]]
     settings = [desk["preset"], desk["device"], desk["extent"]]
+    asked = [desk["preset"], desk["device"], token, desk["extent"]]
 
     def arrive(
         path: str | None, preset: str, device: str, extent: str, request: gr.Request, origin: str
@@ -525,6 +526,8 @@ def _wire_song(
         )
         for over in (read.success, read.failure):
             over(lambda: None, None, source, **QUIET)
+        # the settings may have changed while the song was read
+        read.success(quote, asked, priced, queue=False, **QUIET)
 
     def bring_example(preset: str, device: str, extent: str, request: gr.Request) -> list[Any]:
         return arrive(str(EXAMPLE), preset, device, extent, request, "example")
@@ -536,11 +539,10 @@ def _wire_song(
         concurrency_limit=4,
         concurrency_id="decode",
         **QUIET,
-    )
+    ).success(quote, asked, priced, queue=False, **QUIET)
     desk["recorder"].click(lambda: gr.update(visible=True), None, record, queue=False, **QUIET)
-    asked = [desk["preset"], desk["device"], token, desk["extent"]]
     for control in settings:
-        control.change(quote, asked, [desk["price"], desk["go"]], queue=False, **QUIET)
+        control.change(quote, asked, priced, queue=False, **QUIET)
     desk["extent"].change(
         lambda extent: gr.update(visible=True if extent == PREVIEW else "hidden"),
         desk["extent"],
