@@ -16,7 +16,7 @@ import pytest
 import soundfile
 from tiny_material import FILES, RATE, make_bank, make_song, tone
 
-from moises_light.training import banks, build, corpus, evaluate, songs
+from moises_light.training import banks, build, corpus, evaluate, keys, songs
 from moises_light.training.corpus import Corpus, write_track
 from moises_light.training.mixing import MixtureDataset
 
@@ -413,11 +413,31 @@ def test_backings_are_kept_whole_and_the_held_out_ones_get_a_singer(tmp_path, ba
     backing = opened.read(track, "backing", 0, track.frames)
     rest = scored.mixture - scored.sources["vocals"]
     np.testing.assert_allclose(rest.numpy(), backing, atol=1e-6)
+    # the same singer in the key of the music: other notes, as loud
+    (in_key,) = Corpus(out, "in_key").tracks
+    assert in_key.material == track.material
+    assert in_key.level == pytest.approx(track.level, abs=0.2)
+    tuned = Corpus(out, "in_key").read(in_key, "vocals", 0, in_key.frames)
+    assert np.abs(tuned - opened.read(track, "vocals", 0, track.frames)).max() > 0.01
     # a second build finds everything there
-    before = (out / "backed" / "index.jsonl").read_text()
+    before = {split: (out / split / "index.jsonl").read_text() for split in ("backed", "in_key")}
     assert build.main([*command, "--heldout", "1"]) == 0
-    assert (out / "backed" / "index.jsonl").read_text() == before
+    assert {split: (out / split / "index.jsonl").read_text() for split in before} == before
     assert "somebody/one.wav" in corpus.describe(out)
+
+
+def test_phrases_of_a_collage_are_moved_into_the_key_of_what_plays_behind(bank_folder):
+    singers = banks.Bank(bank_folder, held_out=True)
+    fits = {}
+    for semitones in (-2.5, 1.0, 2.5):
+        behind = tone(262 * 2 ** (semitones / 12), 6.0)  # the only held-out singer's is 262 Hz
+        for music in (None, behind):
+            rng = np.random.default_rng(3)
+            vocals, _, _ = banks.vocal_collage(singers, 5.0, rng, music)
+            found = keys.agreement(keys.chroma(vocals), keys.chroma(behind))[0]
+            fits.setdefault(music is None, []).append(found)
+    assert min(fits[False]) > 0.5
+    assert max(fits[True]) < 0.5
 
 
 def test_a_folder_without_backings_is_told(tmp_path, bank_folder):

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from moises_light.training.corpus import BACKING, write_track
-from moises_light.training.keys import CLASSES, agreement, chroma, into_key
+from moises_light.training.keys import CLASSES, agreement, chroma, faster, into_key
 from moises_light.training.mixing import MixingConfig, MixtureDataset
 
 RATE = 44100
@@ -38,8 +38,31 @@ def test_a_melody_is_moved_onto_its_chords(away):
     voice, behind = chroma(voice), chroma(behind)
     ratio, found = into_key(voice, behind, 0.9, 1.1)
     assert ratio == pytest.approx(1 / off, rel=1e-6)
-    assert found == agreement(voice, behind)[-away]
+    assert found == agreement(faster(voice, ratio), behind)[-away]
     assert found > 0.3
+
+
+@pytest.mark.parametrize("away", [-6, 0, 6])
+def test_a_voice_is_compared_with_what_it_then_sounds_with(away):
+    """A scale that is sung two semitones off comes out an eighth shorter or longer, and fits."""
+    ratio = 2 ** (away / CLASSES)
+    degrees = 220 * 2 ** (np.array([0, 2, 4, 5, 7, 9, 11, 12]) / 12)
+    behind = np.concatenate([notes(f, seconds=1.5) for f in degrees], axis=1)
+    voice = [notes(2 * f / ratio, seconds=1.5 * ratio) for f in degrees]
+    voice, behind = chroma(np.concatenate(voice, axis=1)), chroma(behind)
+    found, in_time = into_key(voice, behind, 0.85, 1.15)
+    assert found == pytest.approx(ratio)
+    assert in_time > 0.7
+    if away:
+        assert agreement(voice, behind)[away] < in_time - 0.1
+
+
+def test_rows_at_another_speed():
+    rows = np.arange(9)
+    assert faster(rows, 1.0).tolist() == rows.tolist()
+    assert faster(rows, 2.0).tolist() == [0, 2, 4, 6, 8]
+    assert faster(rows[:5], 0.8).tolist() == [0, 1, 2, 2, 3, 4]  # the nearest, ends included
+    assert faster(rows[:1], 3.0).tolist() == [0]
 
 
 def test_bounds_are_kept():

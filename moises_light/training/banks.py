@@ -21,6 +21,7 @@ import soxr
 from scipy import fft
 
 from moises_light.training.corpus import SAMPLE_RATE, LicenceRow
+from moises_light.training.keys import chroma, into_key
 from moises_light.training.songs import read_audio, to_stereo
 
 HELD_OUT = (
@@ -354,9 +355,16 @@ def draw_pack(bank: Bank, rng: np.random.Generator) -> tuple[str, list[Sample]]:
 
 
 def vocal_collage(
-    bank: Bank, seconds: float, rng: np.random.Generator
+    bank: Bank, seconds: float, rng: np.random.Generator, behind: np.ndarray | None = None
 ) -> tuple[np.ndarray, set[str], float | None]:
     """Phrases of one pack after another, at times doubled to the sides.
+
+    Args:
+        bank: whose singers are drawn.
+        seconds: length of the collage.
+        rng: of every draw.
+        behind: music `[2, L]`; each phrase is then moved into the key of what plays behind it, by
+            three semitones at most.
 
     Returns:
         audio `[2, L]`, its material, and its bandwidth in Hz or None.
@@ -371,8 +379,10 @@ def vocal_collage(
     while at < seconds - 0.5:
         sample = samples[order[k % len(order)]]
         k += 1
-        audio = repitch(bank.audio(sample)[:, : 24 * SAMPLE_RATE], shift)
-        audio = to_stereo(fade(audio))
+        audio = bank.audio(sample)[:, : 24 * SAMPLE_RATE]
+        if behind is not None:
+            shift = _into_key_of(audio, behind[:, int(at * SAMPLE_RATE) :])
+        audio = to_stereo(fade(repitch(audio, shift)))
         audio = audio * level_gain(audio, -20 + rng.normal(0, 1.5))
         mix_in(bus, audio, at)
         if doubled:
@@ -385,6 +395,14 @@ def vocal_collage(
         at += audio.shape[1] / SAMPLE_RATE + float(rng.exponential(0.35))
     bandwidths = [hz for prefix, hz in BANDWIDTH.items() if name.startswith(prefix)]
     return bus, {name}, min(bandwidths, default=None)
+
+
+def _into_key_of(phrase: np.ndarray, music: np.ndarray) -> float:
+    """By how many semitones a phrase is moved to fit what plays from its beginning on."""
+    reach = 2.0 ** (3 / 12)
+    behind = music[:, : int(phrase.shape[1] * reach)]
+    ratio, _ = into_key(chroma(phrase), chroma(behind), 1 / reach, reach)
+    return 12 * float(np.log2(ratio))
 
 
 def level_gain(audio: np.ndarray, target: float) -> np.float32:

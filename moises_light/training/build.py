@@ -7,6 +7,7 @@ on the seed and its own name alone, so the same command gives the same bits.
 from __future__ import annotations
 
 import argparse
+import copy
 import logging
 import re
 import sys
@@ -124,15 +125,21 @@ def add_backings(corpus: Path, folder: Path, say: Say) -> None:
             say(track)
 
 
-def add_backed(corpus: Path, folder: Path, bank: banks.Bank, seed: int, say: Say) -> None:
-    """Add a singer before each held-out backing of a folder to the split `backed`.
+def add_backed(
+    corpus: Path, folder: Path, bank: banks.Bank, seed: int, say: Say, split: str = "backed"
+) -> None:
+    """Add a singer before each held-out backing of a folder to the split `backed`, or `in_key`.
+
+    Both have the same singers, backings, rooms and levels. In `in_key` each phrase keeps to the key
+    of what plays behind it, see `banks.vocal_collage`; in `backed` it is in whatever key it is.
 
     Args:
         corpus: to add to.
         folder: of the backings, see `add_backings`.
         bank: whose singers are drawn, held-out ones.
+        split: to add to.
     """
-    done = known_names(corpus, "backed")
+    done = known_names(corpus, split)
     backings = banks.Bank(folder, held_out=True).samples
     write_licences(corpus, {(s.path, s.origin, s.author, s.licence) for s in backings})
     length = BACKED_SECONDS * SAMPLE_RATE
@@ -144,7 +151,10 @@ def add_backed(corpus: Path, folder: Path, bank: banks.Bank, seed: int, say: Say
         music = audio.load(folder / sample.path).numpy()
         start = int(rng.integers(max(1, music.shape[1] - length)))
         music = music[:, start : start + length]
-        vocals, material, _ = banks.vocal_collage(bank, music.shape[1] / SAMPLE_RATE, rng)
+        same, seconds = copy.deepcopy(rng), music.shape[1] / SAMPLE_RATE
+        vocals, material, _ = banks.vocal_collage(bank, seconds, rng)
+        if split == "in_key":  # whatever is drawn from here on stays the same, too
+            vocals, material, _ = banks.vocal_collage(bank, seconds, same, music)
         vocals = fit(vocals, music.shape[1])
         n, margin = piece_frame(music.shape[1], 1.0)
         padded = np.pad(vocals, ((0, 0), (margin, n - margin - vocals.shape[1])))
@@ -152,13 +162,11 @@ def add_backed(corpus: Path, folder: Path, bank: banks.Bank, seed: int, say: Say
         below = active_level(block_levels(vocals)) - active_level(block_levels(music))
         gain = 10 ** ((rng.normal(-4, 2) - below) / 20)
         stems = {"vocals": vocals * np.float32(gain), BACKING: music}
-        say(
-            write_track(corpus, "backed", name, "backing", stems, material={*material, sample.path})
-        )
+        say(write_track(corpus, split, name, "backing", stems, material={*material, sample.path}))
 
 
 BACKED_SECONDS = 30
-"""Longest track of the split `backed`."""
+"""Longest track of the splits `backed` and `in_key`."""
 
 
 def _backing_name(sample: banks.Sample) -> str:
@@ -387,7 +395,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 seconds=20.0,
             )
             for folder in options.backings:
-                add_backed(options.corpus, folder, other, options.seed, say)
+                for split in ("backed", "in_key"):
+                    add_backed(options.corpus, folder, other, options.seed, say, split)
         if options.bands and not world.available():
             print("pyworld is missing: nobody sings but recorded voices; pip install pyworld")
         studio = render.Studio(bank)

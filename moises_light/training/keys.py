@@ -83,6 +83,8 @@ def into_key(
 ) -> tuple[float, float]:
     """The change of speed and pitch, as a ratio, that brings a voice nearest to its backing's key.
 
+    Compared is what then sounds at once, for a voice that is higher is through its phrase sooner.
+
     Args:
         voice, backing: `chroma`, as in `agreement`.
         lowest, highest: between these ratios.
@@ -97,6 +99,13 @@ def into_key(
     shifts = np.arange(int(np.ceil(first)), int(np.floor(last)) + 1)
     if not len(shifts):
         raise ValueError(f"no third of a semitone between {lowest} and {highest}; widen the range")
-    found = agreement(voice, backing)[shifts]
-    best = int(found.argmax())
-    return float(2 ** (shifts[best] / CLASSES)), float(found[best])
+    ratios = 2 ** (shifts / CLASSES)
+    found = [agreement(faster(voice, r), backing)[s] for r, s in zip(ratios, shifts, strict=True)]
+    best = int(np.argmax(found))
+    return float(ratios[best]), float(found[best])
+
+
+def faster(frames: np.ndarray, ratio: float) -> np.ndarray:
+    """Rows `[T, ...]` in the order in which they are heard at another speed: the nearest ones."""
+    at = np.arange(int((len(frames) - 1) / ratio + 1e-6) + 1) * ratio
+    return frames[np.rint(at).astype(int)]

@@ -33,6 +33,7 @@ from moises_light.training.history import UNTOLD, earlier_runs
 SETS = {
     "validation": "whole songs that no training has heard",
     "backed": "singers before real music, takes and music that no training has heard",
+    "in_key": "the same singers and music, every phrase moved into the key of what plays behind it",
     "rendered": "the held-out split of the corpus: instruments, singers and seeds of its own",
 }
 
@@ -53,14 +54,15 @@ def score(
 ) -> Scores:
     """Score the network on sets of `SETS`: `{set: {source: {"sdr": ..., "mixture_sdr": ...}}}`.
 
-    Without `sets` it is all of them, but for `backed` where the corpus has none.
+    Without `sets` it is all of them, but for `backed` and `in_key` where the corpus has none.
 
     Raises:
         ValueError: if there are no songs, or the corpus lacks a split.
     """
     separator = Separator(model, segment=segment, device=device)
-    wanted = list(sets) or [n for n in SETS if n != "backed" or (corpus / "backed").is_dir()]
-    splits = {"backed": "backed", "rendered": "heldout"}
+    splits = {"backed": "backed", "in_key": "in_key", "rendered": "heldout"}
+    may_lack = [name for name in ("backed", "in_key") if not (corpus / name).is_dir()]
+    wanted = list(sets) or [name for name in SETS if name not in may_lack]
     for split in (splits[name] for name in wanted if name in splits):
         Corpus(corpus, split)  # what is missing is told before the work
     tracks = {name: evaluate.corpus_tracks(corpus, split) for name, split in splits.items()}
@@ -120,8 +122,9 @@ def card_text(preset: str, card: Mapping[str, Any]) -> str:
     for name, what in SETS.items():
         if name not in card["sdr"]:
             continue
+        tracks = _tracks_text(card.get("tracks", {}).get(name))
         lines += [
-            f"## {name.capitalize()}: {what}{_tracks_text(card.get('tracks', {}).get(name))}",
+            f"## {name.replace('_', ' ').capitalize()}: {what}{tracks}",
             "",
             "| source | SDR | silence | the mixture | previous checkpoint | left over |",
             "|---|---|---|---|---|---|",

@@ -202,6 +202,7 @@ def table(presets: Mapping[str, Preset]) -> str:
 SETS = {
     "validation": "A real song",
     "backed": "Singers before real music that is not theirs",
+    "in_key": "The same, each phrase moved into the key of the music",
     "rendered": "Songs that a program wrote",
 }
 """What the sets that a card has scores of are made of, in the order in which they are shown."""
