@@ -469,6 +469,12 @@ def _quote(studio: Studio) -> Callable[..., tuple[Any, Any]]:
     return quote
 
 
+def _quoting(studio: Studio, token: gr.Textbox, desk: Parts) -> tuple[Any, ...]:
+    """`_quote` with what it asks for and what it sets, as an event takes them."""
+    asked = [desk["preset"], desk["device"], token, desk["extent"]]
+    return _quote(studio), asked, [desk["price"], desk["go"]]
+
+
 def _place(song: jobs.Song) -> Any:
     """Where a preview may begin, and where it begins if nobody moves it."""
     latest = max(1, int(song.seconds - 30))
@@ -478,9 +484,8 @@ def _place(song: jobs.Song) -> Any:
 def _wire_song(
     studio: Studio, token: gr.Textbox, player: gr.HTML, desk: Parts, views: Parts
 ) -> None:
-    quote, priced = _quote(studio), [desk["price"], desk["go"]]
+    quote, quoting = _quote(studio), _quoting(studio, token, desk)
     settings = [desk["preset"], desk["device"], desk["extent"]]
-    asked = [desk["preset"], desk["device"], token, desk["extent"]]
 
     def arrive(
         path: str | None, preset: str, device: str, extent: str, request: gr.Request, origin: str
@@ -527,7 +532,7 @@ def _wire_song(
         for over in (read.success, read.failure):
             over(lambda: None, None, source, **QUIET)
         # the settings may have changed while the song was read
-        read.success(quote, asked, priced, queue=False, **QUIET)
+        read.success(*quoting, queue=False, **QUIET)
 
     def bring_example(preset: str, device: str, extent: str, request: gr.Request) -> list[Any]:
         return arrive(str(EXAMPLE), preset, device, extent, request, "example")
@@ -539,10 +544,10 @@ def _wire_song(
         concurrency_limit=4,
         concurrency_id="decode",
         **QUIET,
-    ).success(quote, asked, priced, queue=False, **QUIET)
+    ).success(*quoting, queue=False, **QUIET)
     desk["recorder"].click(lambda: gr.update(visible=True), None, record, queue=False, **QUIET)
     for control in settings:
-        control.change(quote, asked, priced, queue=False, **QUIET)
+        control.change(*quoting, queue=False, **QUIET)
     desk["extent"].change(
         lambda extent: gr.update(visible=True if extent == PREVIEW else "hidden"),
         desk["extent"],
@@ -641,9 +646,8 @@ def _wire_runs(
     outputs = [token, player, desk["go"], compare["go"]]
     rest = [token, views["view"], views["seen"]]
     shown = [views["view"], views["plot"], away["slot"]]
-    quoted = [desk["preset"], desk["device"], token, desk["extent"]]
     runs: dict[str, Any] = {"concurrency_limit": 20, "concurrency_id": "separate", **QUIET}
-    quote, priced_a = _quote(studio), [desk["price"], desk["go"]]
+    quoting = _quoting(studio, token, desk)
     first = desk["go"].click(
         separate_a,
         [token, *(desk[name] for name in ("preset", "device", "extent", "place", "residual"))],
@@ -654,7 +658,7 @@ def _wire_runs(
         separate_b, [token, compare["preset"], desk["device"], desk["residual"]], outputs, **runs
     )
     for run in (first, second):
-        run.then(after, rest, shown, **QUIET).then(quote, quoted, priced_a, **QUIET).then(
+        run.then(after, rest, shown, **QUIET).then(*quoting, **QUIET).then(
             *share["settle"], **QUIET
         )
     second.then(price_b, priced, compare["price"], **QUIET)
