@@ -933,6 +933,10 @@ def test_a_and_b_switch_without_a_gap_and_blind(
     heard = set()
     for key in ("a", "b"):
         page.keyboard.press(key)
+        # the switch waits until what is switched to sounds
+        page.wait_for_selector(
+            f".ml-deck[data-key={'x' if key == 'a' else 'y'}][aria-pressed=true]"
+        )
         wait(page, "s.playing && s.level > 0.02")
         page.wait_for_function(other)
         heard.add(state(page)["active"])

@@ -292,8 +292,9 @@ function buildCompare() {
   refill(box, ask);
 }
 async function startBlind() {
-  blind = new Blind(); blind.serials = serials(); chosen = transport.steady = true;
+  const test = blind = new Blind(); blind.serials = serials(); chosen = transport.steady = true;
   await Promise.all(['a', 'b'].map((key) => transport.warm(key)));   // or the wait would tell
+  if (blind !== test) return;                // another result came meanwhile, and ended it
   hear(blind.x); buildDecks(); buildCompare(); face();
 }
 function endBlind() { blind = null; transport.steady = false; }
