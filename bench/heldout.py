@@ -4,8 +4,8 @@ For runs to be compared while they go on, between two evaluations of whole track
 numbers do not replace): the loss `bands` of each source and its SDR in each band, on excerpts of
 two seconds, or as long as `--frames` says (263 are what separation hears at once). They are the
 same for all weights: examples drawn from the held-out split as training draws its own, and pieces
-of the tracks of the split `backed`, whose drums, bass and other are known as a sum alone, here
-*accompaniment*.
+of the tracks of the splits `backed` and `in_key`, whose drums, bass and other are known as a sum
+alone, here *accompaniment*.
 """
 
 from __future__ import annotations
@@ -57,9 +57,9 @@ def drawn(
         yield draw_batch(dataset, range(first, min(first + batch_size, examples)), SOURCES)
 
 
-def pieces(corpus: Path, each: int, length: int = LENGTH) -> Iterator[Batch]:
-    """Pieces of every track of the split `backed`, as they are, evenly spread: a batch a track."""
-    for track in corpus_tracks(corpus, "backed"):
+def pieces(corpus: Path, each: int, length: int = LENGTH, split: str = "backed") -> Iterator[Batch]:
+    """Pieces of every track of a split, as they are, evenly spread: a batch a track."""
+    for track in corpus_tracks(corpus, split):
         whole = track.mixture.shape[-1]
         firsts = [int((0.1 + 0.88 * k / each) * whole) for k in range(each)]
         cuts = [slice(first, first + length) for first in firsts if first + length <= whole]
@@ -119,13 +119,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("weights", type=Path, nargs="+")
     parser.add_argument("--corpus", type=Path, default=Path("corpus"))
     parser.add_argument("--examples", type=int, default=48, help="of the held-out split")
-    parser.add_argument("--pieces", type=int, default=4, help="of each track of `backed`")
+    parser.add_argument("--pieces", type=int, default=4, help="of each track of `backed`, `in_key`")
     parser.add_argument("--frames", type=int, default=RUN.frames, help="STFT frames of an excerpt")
     options = parser.parse_args(arguments)
     length = replace(RUN, frames=options.frames).segment_length
     sets = {"held out": list(drawn(options.corpus, options.examples, length))}
-    if options.pieces:
-        sets["backed"] = list(pieces(options.corpus, options.pieces, length))
+    for split in ("backed", "in_key") if options.pieces else ():
+        if (options.corpus / split).is_dir():
+            sets[split] = list(pieces(options.corpus, options.pieces, length, split))
     columns = [f"to {edge:g} Hz" for edge in COLUMNS] + ["above"]
     print(f"| weights | set | source | loss | {' | '.join(columns)} |")
     print("|---" * (4 + len(columns)) + "|")

@@ -88,10 +88,12 @@ def test_pieces_are_spread_over_the_track_and_end_within_it(
     assert longer.shape == (2, 2, 2 * heldout.LENGTH)
 
 
-def test_excerpts_are_as_long_as_is_asked(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_excerpts_are_as_long_as_is_asked_and_of_the_sets_that_there_are(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     lengths: list[int] = []
 
-    def note(corpus: Path, number: int, length: int) -> list[heldout.Batch]:
+    def note(corpus: Path, number: int, length: int, split: str = "") -> list[heldout.Batch]:
         lengths.append(length)
         return []
 
@@ -99,8 +101,15 @@ def test_excerpts_are_as_long_as_is_asked(monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.setattr(heldout, "pieces", note)
     monkeypatch.setattr(heldout.weights, "load_pretrained", lambda path: network_of_even_shares())
     monkeypatch.setattr(heldout, "score", lambda model, batches: {"vocals": (1.0, [])})
+    (tmp_path / "backed").mkdir()
+    arguments = ["x.safetensors", "--corpus", str(tmp_path)]
     for frames in ([], ["--frames", "264"]):
-        heldout.main(["x.safetensors", *frames])
+        heldout.main([*arguments, *frames])
     assert lengths == [87 * 1024] * 2 + [263 * 1024] * 2
+    (tmp_path / "in_key").mkdir()
+    capsys.readouterr()
+    heldout.main(arguments)
+    lines = [line.split(" | ") for line in capsys.readouterr().out.splitlines()[2:]]
+    assert [cells[1] for cells in lines[::2]] == ["held out", "backed", "in_key"]
     with pytest.raises(ValueError, match="multiple of 8"):
-        heldout.main(["x.safetensors", "--frames", "100"])
+        heldout.main([*arguments, "--frames", "100"])
