@@ -480,17 +480,52 @@ def test_a_song_is_still_there_after_the_page_was_loaded_anew(
     assert state(visit())["phase"] == "empty", "another tab has no song"
 
 
-def test_stems_that_were_ready_survive_a_page_that_is_loaded_anew(
+def test_a_run_goes_on_where_its_page_was_loaded_anew(
     visit: Callable[..., Any], song: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """As a lost connection makes it, too: the run ends with it, and nobody presses a button."""
     monkeypatch.setattr(ByFrequency, "pause", 1.5)
     page = visit()
+    page.get_by_label("Preset").click()
+    page.get_by_role("option", name="Fullband small · to").click()
     begin(page, song)
+    kept = state(page)["ready"]["a"]
+    page.reload()
+    wait_for = "window.studio && window.studio.state().phase === 'running'"
+    page.wait_for_function(wait_for)
+    assert state(page)["ready"]["a"] >= kept > 0
+    monkeypatch.setattr(ByFrequency, "pause", 0.0)
+    wait(page, "s.phase === 'finished' && s.ready.a === 882000")
+    assert state(page)["takes"] == ["fullband_small"], "as it was asked for"
+    assert audio.load(download(page, "take-bass")).shape[-1] == 882000
+
+
+def test_what_was_stopped_goes_on_when_it_is_told_to(
+    visit: Callable[..., Any], song: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ByFrequency, "pause", 1.0)
+    page = visit()
+    begin(page, song)
+    assert not page.locator(".ml-on").is_visible()
+    page.click(".ml-stop")
+    wait(page, "s.phase === 'stopped'")
     page.reload()
     page.wait_for_function("window.studio && window.studio.state().phase === 'stopped'")
-    assert state(page)["ready"]["a"] > 0
+    kept = state(page)["ready"]["a"]
     assert "are kept; you can use them" in page.inner_text(".ml-status")
-    assert audio.load(download(page, "take-bass")).shape[-1] == state(page)["ready"]["a"]
+    assert audio.load(download(page, "take-bass")).shape[-1] == kept
+    page.click(".ml-play")
+    wait(page, "s.active === 'a' && s.level > 0.05")
+    page.evaluate("window.studio.transport.setLoop([1, 3])")
+    look(page, "stopped")
+    page.click(".ml-on")
+    wait(page, "s.phase === 'running' && s.ready.a > 0")
+    assert state(page)["active"] == "a", "what is heard stays"
+    assert state(page)["ready"]["a"] >= kept
+    monkeypatch.setattr(ByFrequency, "pause", 0.0)
+    wait(page, "s.phase === 'finished' && s.ready.a === 882000 && s.playing")
+    assert not page.locator(".ml-on").is_visible()
+    assert audio.load(download(page, "take-bass")).shape[-1] == 882000
 
 
 def test_a_second_tab_leaves_the_first_ones_run_alone(

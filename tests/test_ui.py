@@ -199,6 +199,53 @@ def test_a_network_that_fails_keeps_what_was_finished(song: jobs.Song) -> None:
     assert take.ready == 40_000
 
 
+def test_a_stopped_take_goes_on_as_if_it_had_not_been(song: jobs.Song) -> None:
+    blocks = split(tones(), 33_333)  # no whole number of peaks
+    whole = separated(song)
+    expected = {kind: (song.folder / f"a.{kind}").read_bytes() for kind in jobs.KINDS}
+    stopped: list[bool] = []
+    run = jobs.separate(song, new_take(song), iter(blocks), lambda: bool(stopped))
+    next(run), next(run)
+    stopped.append(True)
+    list(run)
+    copy = jobs.fork(song, "a")
+    kept = (copy.folder / "a.f32").read_bytes()
+    part = jobs.unfinished(song, new_take(song))
+    assert part is not None
+    assert (part.state, part.ready) == ("running", 33_333)
+    # what was written after it was last heard of is written again
+    with (song.folder / "a.pcm").open("ab") as file:
+        file.write(b"more")
+    first, *_, last = jobs.separate(song, part, iter(blocks[1:]))
+    assert first == part
+    assert (last.state, last.ready, last.serial) == ("finished", song.frames, part.serial)
+    assert last.work > part.work
+    found = {kind: (song.folder / f"a.{kind}").read_bytes() for kind in jobs.KINDS}
+    assert found == expected
+    assert last.peak == whole.peak
+    np.testing.assert_allclose(last.gram, whole.gram, rtol=1e-9, atol=1e-6)
+    assert (copy.folder / "a.f32").read_bytes() == kept, "what others have opened does not grow"
+    assert last.contents() != part.contents()
+
+
+def test_only_what_was_stopped_goes_on_and_only_as_it_was_asked_for(song: jobs.Song) -> None:
+    assert jobs.unfinished(song, new_take(song)) is None
+    separated(song)
+    assert jobs.unfinished(song, new_take(song)) is None, "it is whole"
+    stopped: list[bool] = []
+    run = jobs.separate(song, new_take(song), split(tones()), lambda: bool(stopped))
+    next(run), next(run)
+    stopped.append(True)
+    list(run)
+    wanted = new_take(song)
+    assert jobs.unfinished(song, wanted) is not None
+    for change in ({"preset": "paper_large"}, {"start": 1}, {"frames": 9}, {"residual": True}):
+        assert jobs.unfinished(song, replace(wanted, **change)) is None  # type: ignore[arg-type]
+    assert jobs.unfinished(song, replace(wanted, slot="b")) is None
+    os.truncate(song.folder / "a.f32", 1000)
+    assert jobs.unfinished(song, wanted) is None, "some of it is lost"
+
+
 # --------------------------------------------------------------------------- the line
 
 
@@ -746,6 +793,62 @@ def test_a_real_network_runs_through_the_studio(studio: Studio, song: jobs.Song)
     torch.testing.assert_close(total, tones().sum(0), rtol=0, atol=1e-5)
 
 
+class Ramp:
+    """Stems that tell where in its segment a sample was: cheap, and no two cuts give the same."""
+
+    sources, sample_rate = SOURCES, SAMPLE_RATE
+
+    def __call__(self, mixture: torch.Tensor) -> torch.Tensor:
+        ramp = torch.linspace(0, 1, mixture.shape[-1]).square()
+        return torch.stack([(k + 1) * ramp * mixture for k in range(4)], dim=1)
+
+
+@pytest.fixture
+def ramps(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(
+        engines, "load_separator", lambda *args: engines.Separator(Ramp(), segment=0.5)
+    )
+
+
+@pytest.mark.parametrize("blocks", [1, 2, 5])
+def test_what_is_missing_comes_out_as_it_would_have(
+    ramps: None, song: jobs.Song, blocks: int
+) -> None:
+    take = replace(new_take(song), start=1000, frames=song.frames - 1000)
+    whole = list(Engine().blocks(song, take))
+    ready = sum(block.shape[-1] for block in whole[:blocks])
+    rest = torch.cat(list(Engine().blocks(song, replace(take, ready=ready))), dim=-1)
+    torch.testing.assert_close(rest, torch.cat(whole[blocks:], dim=-1), rtol=0, atol=0)
+
+
+def test_a_run_with_the_same_settings_goes_on_where_it_was_stopped(
+    ramps: None, studio: Studio, song: jobs.Song
+) -> None:
+    list(events_of(studio, song, 0, song.frames))
+    expected = (song.folder / "a.f32").read_bytes()
+    jobs.forget(song, "a")
+    events = events_of(studio, song, 0, song.frames)
+    for _, _, take in events:
+        if take.ready:
+            studio.stop(song.token)
+    stopped = jobs.load_take(song, "a")
+    assert stopped is not None
+    assert 0 < stopped.ready < song.frames
+    separated(song, "b", "fullband_small")
+    events = events_of(studio, song, 0, song.frames)
+    phase, text, take = next(events)
+    assert (phase, take.ready, take.serial) == ("running", stopped.ready, stopped.serial)
+    assert "separated" in text
+    seen = studio.show(song, "a", phase, text, take)
+    assert seen is not None
+    assert [t["slot"] for t in seen["takes"]] == ["a", "b"], "B was compared with this A"
+    *_, (phase, _, take) = events
+    assert (phase, take.ready) == ("finished", song.frames)
+    assert (song.folder / "a.f32").read_bytes() == expected
+    # and once more, from the beginning: there is nothing to go on with
+    assert next(events_of(studio, song, 0, song.frames))[2].ready == 0
+
+
 def test_a_song_has_one_run_at_a_time(studio: Studio, song: jobs.Song) -> None:
     quote = _quote(studio)
 
@@ -953,7 +1056,11 @@ def test_nothing_unpicklable_goes_to_a_gpu_worker(
     folder, preset, device, path, *_ = seen[0]
     minute = 60 * SAMPLE_RATE
     # what is separated is paid for, not the whole song
-    assert engines._seconds_of_gpu(folder, preset, device, path, 9 * minute, minute, False) == 30
+    asked = [
+        engines._seconds_of_gpu(folder, preset, device, path, 9 * minute, minute, ready, False)
+        for ready in (0, minute // 2)
+    ]
+    assert asked == [30, 25]
 
 
 def test_the_page_builds_with_and_without_weights(checkpoints: Path, tmp_path: Path) -> None:

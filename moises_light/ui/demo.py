@@ -125,7 +125,7 @@ class Made(NamedTuple):
         token, key: open and delete it.
         name: of the song.
         expires: when it ends, in seconds since 1970.
-        song, takes: token of the song and serials of its takes, which are what it shows.
+        song, takes: token of the song and contents of its takes, which are what it shows.
     """
 
     token: str
@@ -133,7 +133,7 @@ class Made(NamedTuple):
     name: str
     expires: float
     song: str
-    takes: tuple[str, ...]
+    takes: tuple[tuple[str, int], ...]
 
 
 def _choose(names: list[str], wanted: str) -> str | None:
@@ -141,8 +141,8 @@ def _choose(names: list[str], wanted: str) -> str | None:
     return wanted if wanted in names else next(iter(names), None)
 
 
-def _serials(song: jobs.Song) -> tuple[str, ...]:
-    return tuple(take.serial for take in jobs.load_takes(song))
+def _contents(song: jobs.Song) -> tuple[tuple[str, int], ...]:
+    return tuple(take.contents() for take in jobs.load_takes(song))
 
 
 def _desk(studio: Studio) -> Parts:
@@ -197,6 +197,7 @@ def _desk(studio: Studio) -> Parts:
         "Separate", variant="primary", elem_id="go", size="lg", interactive=False
     )
     desk["stop"] = gr.Button("Stop", elem_id="stop", elem_classes="ml-hidden")
+    desk["go_on"] = gr.Button("Go on", elem_id="go-on", elem_classes="ml-hidden")
     return desk
 
 
@@ -382,7 +383,7 @@ def _share_tab(
             f"It works until {words.until(link.expires)}.",
             gr.update(value=f"{query}&delete={link.key}", visible=True),
             gr.update(visible=True),
-            Made(link.token, link.key, song.name, link.expires, song.token, _serials(song)),
+            Made(link.token, link.key, song.name, link.expires, song.token, _contents(song)),
             words.earlier_links(before),
             before,
         )
@@ -401,13 +402,13 @@ def _share_tab(
     def settle(song_token: str, made: Made | None, before: list[Made]) -> Any:
         """Put a link away that another result has overtaken; the next has none yet."""
         song = jobs.load_song(studio.root, song_token)
-        if not made or (song and (made.song, made.takes) == (song.token, _serials(song))):
+        if not made or (song and (made.song, made.takes) == (song.token, _contents(song))):
             return gr.skip()
         return put_away(made, before)
 
     outputs = [link, until, delete_link, delete, made, earlier, before]
     gr.on(
-        [token.change, desk["go"].click, compare["go"].click],
+        [token.change, desk["go"].click, compare["go"].click, desk["go_on"].click],
         put_away,
         [made, before],
         outputs,
@@ -612,6 +613,16 @@ def _wire_runs(
         song = studio.own(song, "a")
         yield from follow(song, request, "b", preset, device, first.start, first.ready, rest)
 
+    def go_on(token: str, request: gr.Request) -> Iterator[tuple[Any, ...]]:
+        """What was stopped last, as it was asked for, whatever the settings say by now."""
+        song = studio.song(token)
+        stopped = [take for take in jobs.load_takes(song) if take.state == "stopped"]
+        if not stopped:
+            raise gr.Error("There is nothing to go on with. Press Separate.")
+        song, take = studio.own(song, *jobs.SLOTS), stopped[-1]
+        work = (take.preset, take.device, take.start, take.frames, take.residual)
+        yield from follow(song, request, take.slot, *work)
+
     def choice(takes: list[jobs.Take]) -> Any:
         """From which take to take away, where there are two."""
         both = len(takes) > 1
@@ -657,11 +668,13 @@ def _wire_runs(
     second = compare["go"].click(
         separate_b, [token, compare["preset"], desk["device"], desk["residual"]], outputs, **runs
     )
-    for run in (first, second):
+    third = desk["go_on"].click(go_on, token, outputs, **runs)
+    for run in (first, second, third):
         run.then(after, rest, shown, **QUIET).then(*quoting, **QUIET).then(
             *share["settle"], **QUIET
         )
-    second.then(price_b, priced, compare["price"], **QUIET)
+    for run in (second, third):
+        run.then(price_b, priced, compare["price"], **QUIET)
     desk["stop"].click(studio.stop, token, None, queue=False, **QUIET)
     # who only listens keeps the song, too
     gr.Timer(KEEP_SECONDS / 12).tick(studio.keep, token, None, queue=False, **QUIET)

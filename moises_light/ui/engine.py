@@ -114,10 +114,17 @@ def load_separator(
 
 
 def _seconds_of_gpu(
-    folder: str | None, preset: str, device: str, path: str, start: int, frames: int, residual: bool
+    folder: str | None,
+    preset: str,
+    device: str,
+    path: str,
+    start: int,
+    frames: int,
+    ready: int,
+    residual: bool,
 ) -> int:
     """What to ask of ZeroGPU: a generous share of the length, and time to start."""
-    return min(300, 20 + round(frames / jobs.SAMPLE_RATE / 6))
+    return min(300, 20 + round((frames - ready) / jobs.SAMPLE_RATE / 6))
 
 
 def _blocks(
@@ -127,14 +134,24 @@ def _blocks(
     path: str,
     start: int,
     frames: int,
+    ready: int,
     residual: bool,
 ) -> Generator[np.ndarray, None, None]:
-    """Stems `[S, C, n]` of a part of a decoded song; only plain values cross to a GPU worker."""
+    """Stems `[S, C, n]` of a part of a decoded song; only plain values cross to a GPU worker.
+
+    Where some of it is ready, the rest comes out as it would have without a pause: segments lie
+    as they would have lain, and the last one of what is ready is computed again for its overlap.
+    """
     separator = load_separator(folder, preset, device, residual)
     song = jobs.Song(Path(path).parent, "", 0, 0.0, 0.0)
-    mixture = (block[0] for block in jobs.read(song, "mixture", start, frames))
+    hop = separator.hop_length
+    first = max(0, ready // hop - 1) * hop
+    mixture = (block[0] for block in jobs.read(song, "mixture", start + first, frames - first))
+    past = ready - first
     for block in separator.blocks(mixture):
-        yield block.float().cpu().numpy()
+        if past < block.shape[-1]:
+            yield block[..., past:].float().cpu().numpy()
+        past = max(0, past - block.shape[-1])
 
 
 _blocks_on_gpu = _on_gpu(_blocks, _seconds_of_gpu)
@@ -188,8 +205,8 @@ class Engine:
             raise ValueError(f"there is no device {device!r} here; choose one of {names}")
         return presets[preset]
 
-    def blocks(self, song: jobs.Song, take: jobs.Take, residual: bool = False) -> Iterator[Tensor]:
-        """Stems `[S, C, n]` of what the take covers, in order, as they are finished."""
+    def blocks(self, song: jobs.Song, take: jobs.Take) -> Iterator[Tensor]:
+        """Stems `[S, C, n]` of what the take lacks, in order, as they are finished."""
         work = _blocks_on_gpu if ZERO_GPU and take.device == "cuda" else _blocks
         arrays = work(
             self.folder,
@@ -198,7 +215,8 @@ class Engine:
             str(song.folder / "mixture.f32"),
             take.start,
             take.frames,
-            residual,
+            take.ready,
+            take.residual,
         )
         try:
             while True:

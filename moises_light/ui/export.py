@@ -89,7 +89,7 @@ def write(
     # each format in a folder of its own: wav16 and wav24 have the same extension
     # and each mix, since two who opened the same link may want different ones
     own = jobs.new_token() if what == "mix" else format
-    folder = song.folder / "exports" / f"{take.serial}-{own}"
+    folder = song.folder / "exports" / f"{take.serial}-{take.ready}-{own}"
     folder.mkdir(parents=True, exist_ok=True)
     extension = audio.FORMATS[format]
     if what == "all":

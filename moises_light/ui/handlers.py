@@ -220,14 +220,14 @@ class Studio:
         frames: int,
         residual: bool = False,
     ) -> Iterator[tuple[str, str, jobs.Take]]:
-        """Wait in line, then separate.
+        """Wait in line, then separate; what was stopped before it was whole goes on.
 
         Yields:
             The phase ("queued", "running", "finished" or "stopped"), a line on it, and the take.
 
         Args:
             run: from `run`.
-            slot: "a" or "b". A new A forgets B.
+            slot: "a" or "b". A new A forgets B; one that goes on does not.
             preset, device: what works.
             start, frames: first sample and number of samples, see `extent`.
             residual: whether what no stem claims goes to "other".
@@ -245,8 +245,10 @@ class Studio:
             frames=frames,
             cutoff=known.cutoff,
             parameters=known.parameters,
+            residual=residual,
         )
         song, stop = run.song, run.stop
+        take = jobs.unfinished(song, take) or take
         ticket = self.turnstile.enter()
         try:
             while place := self.turnstile.place(ticket):
@@ -255,9 +257,10 @@ class Studio:
                     take = replace(take, state="stopped")
                     yield "stopped", words.ended(take, jobs.SAMPLE_RATE), take
                     return
-            # a comparison stands beside the take that it was made for
-            jobs.forget(song, *(jobs.SLOTS if slot == "a" else (slot,)))
-            blocks = self.engine.blocks(song, take, residual)
+            if not take.ready:
+                # a comparison stands beside the take that it was made for
+                jobs.forget(song, *(jobs.SLOTS if slot == "a" else (slot,)))
+            blocks = self.engine.blocks(song, take)
             now = take
             for now in jobs.separate(song, take, blocks, stop.is_set):
                 if now.state == "running":
@@ -286,8 +289,9 @@ class Studio:
         takes = {t.slot: t for t in jobs.load_takes(song)}
         # while it waits in line, what was there before can still be heard
         if take.ready or phase == "running" or (phase == "queued" and slot not in takes):
+            before = takes.get(slot, take)
             takes[slot] = take
-            if slot == "a":  # a comparison with the take before
+            if slot == "a" and before.serial != take.serial:  # B was compared with the one before
                 takes.pop("b", None)
         kept = [takes[s] for s in jobs.SLOTS if s in takes]
         return payload(song, kept, phase=phase, text=text, slot=slot)

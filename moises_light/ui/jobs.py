@@ -43,6 +43,8 @@ PEAKS_PER_SECOND = 50
 SLOTS = ("a", "b")
 MAX_SECONDS = 600.0
 READ_FRAMES = 6 * SAMPLE_RATE
+KINDS = ("f32", "pcm", "peaks")
+"""Files of the mixture and of a take: samples, what the page plays, waveforms."""
 
 _TOKEN = re.compile(r"[A-Za-z0-9_-]{22}")
 
@@ -120,6 +122,7 @@ class Take:
             setting of the faders is known without touching the audio.
         peak: largest absolute sample of each stem.
         serial: tells this run from an earlier one in the same slot.
+        residual: whether what no stem claims goes to "other".
     """
 
     slot: str
@@ -136,6 +139,7 @@ class Take:
     gram: tuple[tuple[float, ...], ...] = ()
     peak: tuple[float, ...] = ()
     serial: str = field(default_factory=new_token)
+    residual: bool = False
 
     @property
     def done(self) -> float:
@@ -148,6 +152,15 @@ class Take:
         if not self.ready:
             return None
         return self.work * (self.frames - self.ready) / self.ready
+
+    def asks_for(self) -> tuple[object, ...]:
+        """What it would be, once whole: takes of which this is the same are parts of one."""
+        of_network = (self.preset, self.device, self.cutoff, self.parameters, self.residual)
+        return (self.slot, self.sources, self.start, self.frames, *of_network)
+
+    def contents(self) -> tuple[str, int]:
+        """What tells it from any other, and from less of itself."""
+        return self.serial, self.ready
 
     def save(self, song: Song) -> None:
         _write_json(song.folder / f"{self.slot}.json", asdict(self))
@@ -231,17 +244,55 @@ def fork(song: Song, *slots: str) -> Song:
     return copy
 
 
-class Track:
-    """Appends blocks `[S, C, n]` to the growing files of the mixture or of a take."""
+def unfinished(song: Song, wanted: Take) -> Take | None:
+    """What is there of a take that was stopped, to go on from, or `None`."""
+    take = load_take(song, wanted.slot)
+    if take is None or take.state != "stopped" or take.asks_for() != wanted.asks_for():
+        return None
+    try:
+        sizes = [(song.folder / f"{take.slot}.{kind}").stat().st_size for kind in KINDS]
+    except OSError:
+        return None
+    enough = [size >= need for size, need in zip(sizes, _sizes(take), strict=True)]
+    return replace(take, state="running") if all(enough) else None
 
-    def __init__(self, folder: Path, name: str, sources: int):
-        self._files: list[BinaryIO] = [
-            (folder / f"{name}.{kind}").open("wb") for kind in ("f32", "pcm", "peaks")
-        ]
+
+def _sizes(take: Take) -> tuple[int, int, int]:
+    """Bytes of what is ready, in the order of `KINDS`."""
+    sources = len(take.sources)
+    samples = take.ready * sources * CHANNELS
+    return 4 * samples, 2 * samples, sources * (take.ready // (SAMPLE_RATE // PEAKS_PER_SECOND))
+
+
+class Track:
+    """Appends blocks `[S, C, n]` to the growing files of the mixture or of a take.
+
+    Args:
+        folder, name: where they lie.
+        sources: `S`.
+        after: a take to go on from; without one the files begin anew.
+    """
+
+    def __init__(self, folder: Path, name: str, sources: int, after: Take | None = None):
         self._rest = np.zeros((sources, 0), dtype=np.float32)
         self.frames = 0
         self.peak = np.zeros(sources)
         self.gram = np.zeros((sources, sources))
+        paths = [folder / f"{name}.{kind}" for kind in KINDS]
+        if after is None:
+            self._files: list[BinaryIO] = [path.open("wb") for path in paths]
+            return
+        self.frames, self.peak = after.ready, np.array(after.peak)
+        self.gram = np.array(after.gram)
+        for path, size in zip(paths, _sizes(after), strict=True):
+            _own(path)
+            os.truncate(path, size)
+        self._files = [path.open("ab") for path in paths]
+        past = self.frames % (SAMPLE_RATE // PEAKS_PER_SECOND)
+        if past:
+            shape = (self.frames, sources, CHANNELS)
+            samples = np.memmap(paths[0], dtype="<f4", mode="r", shape=shape)
+            self._rest = np.abs(samples[-past:]).max(2).T
 
     def append(self, block: Tensor) -> None:
         """Write a block and flush it, so that a reader may have it at once."""
@@ -272,6 +323,14 @@ class Track:
     def close(self) -> None:
         for file in self._files:
             file.close()
+
+
+def _own(path: Path) -> None:
+    """A file that is nobody else's: what hard links share must not grow, see `fork`."""
+    if path.stat().st_nlink > 1:
+        draft = path.with_suffix(".draft")
+        shutil.copyfile(path, draft)
+        draft.replace(path)
 
 
 def prepare(
@@ -361,13 +420,14 @@ def separate(
 
     Args:
         song: what is separated.
-        take: what was asked for; files of an earlier take in its slot are replaced.
-        blocks: stems `[S, C, n]` in order, together `take.frames` long.
+        take: what was asked for; files of an earlier take in its slot are replaced, or where
+            some of this one is ready, see `unfinished`, added to.
+        blocks: stems `[S, C, n]` in order, together as long as what is missing.
         stopped: asked before each block; true ends the take with what is there.
         clock: seconds, for the time that the work took.
     """
-    track = Track(song.folder, take.slot, len(take.sources))
-    begun = clock()
+    track = Track(song.folder, take.slot, len(take.sources), take if take.ready else None)
+    begun = clock() - take.work
     source = iter(blocks)
     state = "stopped"
     try:

@@ -125,7 +125,8 @@ class Shares:
                     for block in jobs.read(song, take.slot, 0, take.ready, len(take.sources)):
                         writer.write(block[index] * take_gain)
             stored.append({**asdict(take), "gain": take_gain})
-        if [take.serial for take in jobs.load_takes(song)] != [take.serial for take in takes]:
+        now = [take.contents() for take in jobs.load_takes(song)]
+        if now != [take.contents() for take in takes]:
             raise ValueError(
                 "this result was replaced while the link was made; create it once more"
             )

@@ -14,6 +14,7 @@ const stage = () => document.querySelector('#ml-studio') || document.body;
 
 let value = null, faders = {}, stems = [], chosen = false, blind = null, dirty = true, ratios = {};
 let fetching = '';                                   // the stem whose file is being prepared
+let begun = false;                                   // whether this page, since it was loaded, saw a run
 let lock = null;                                     // what keeps a phone's screen on, as a promise
 let held = null;                                     // where a drag over the song points, until it ends
 let linked = null;                                   // the song that a shared link brought, or 'next'
@@ -66,6 +67,18 @@ function load(next) {
   $('.ml-facts').textContent = next.facts;
   buildDecks(); buildCompare(); levels(); face(); stayAwake();
   if (chosen) takeFrom(transport.active);
+  goOn();
+}
+
+// A run ends with the connection, and the page is loaded anew when that is back: the run goes on then.
+function goOn() {
+  const busy = ['queued', 'running'].includes(value.phase);
+  begun ||= busy;
+  try {
+    const cut = value.phase === 'stopped' && !begun && sessionStorage.getItem('studio-run') === value.token;
+    if (busy) sessionStorage.setItem('studio-run', value.token); else sessionStorage.removeItem('studio-run');
+    if (cut) press('#go-on');
+  } catch { /* private window */ }
 }
 
 // A screen that locks cuts the connection on many phones, and the run ends with it.
@@ -349,6 +362,7 @@ function face() {
     bar.setAttribute('aria-valuenow', String(percent)); bar.firstElementChild.style.width = `${percent}%`;
     $('.ml-stop').hidden = !['running', 'queued'].includes(value.phase);
     $('.ml-go').hidden = value.phase !== 'ready';
+    $('.ml-on').hidden = value.phase !== 'stopped' || !value.takes.some((take) => take.state === 'stopped');
     $('.ml-work').hidden = !text;
     bar.hidden = !['running', 'queued', 'stopped'].includes(value.phase);
   }
@@ -458,6 +472,7 @@ document.addEventListener('keydown', key);
 $('.ml-play').onclick = () => transport.playing ? transport.pause() : transport.play();
 $('.ml-loop').onclick = loopToggle;
 $('.ml-stop').onclick = () => { $('.ml-status').textContent = 'Stopping …'; press('#stop'); };
+$('.ml-on').onclick = () => press('#go-on');
 $('.ml-go').onclick = () => {
   const go = document.querySelector('#go');
   if (go && go.disabled && value) { value = {...value, text: document.querySelector('#price').textContent.trim()}; face(); } else press('#go');
