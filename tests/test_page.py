@@ -425,7 +425,7 @@ def test_a_finger_that_scrolls_over_the_lanes_moves_nothing(
     wait(page, "Math.abs(s.position - 10) < 0.5")
 
 
-def test_pressed_buttons_look_pressed_under_the_pointer(
+def test_buttons_look_under_the_pointer_as_they_do_without(
     visit: Callable[..., Any], song: Path
 ) -> None:
     page = visit()
@@ -443,6 +443,9 @@ def test_pressed_buttons_look_pressed_under_the_pointer(
     under_the_pointer = look_of(mute)
     page.mouse.move(5, 5)
     assert under_the_pointer == look_of(mute) != look_of(".ml-lane[data-stem=bass] .ml-m")
+    plain = look_of(".ml-play")
+    page.hover(".ml-play")
+    assert plain == look_of(".ml-play"), "its white sign stays on black"
 
 
 def test_a_loop_at_the_end_of_the_song_goes_on(visit: Callable[..., Any], song: Path) -> None:
