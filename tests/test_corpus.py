@@ -462,6 +462,12 @@ def test_a_wall_is_where_an_encoder_cut_the_highs_off():
     assert build.wall(np.zeros((2, 100))) is None
     cut = falling * np.where(frequencies > 11000, 10 ** (-20 / 20), 1.0)
     assert build.wall(np.fft.irfft(cut)) == pytest.approx(11000, abs=150)
+    # a bass over a floor of noise that a low rate has cut off
+    floor = noise(0, 8.0) * 10 ** (-100 / 20)
+    ends = np.fft.rfft(floor) * (frequencies < 12000)
+    bass = np.fft.rfft(noise(1, 8.0)) * (frequencies < 2000)
+    assert build.wall(np.fft.irfft(bass + ends)) is None
+    assert build.wall(np.fft.irfft(ends)) == pytest.approx(12000, abs=150)
     # what rises again is no end
     again = cut * np.where(frequencies > 13000, 10 ** (25 / 20), 1.0)
     assert build.wall(np.fft.irfft(again)) is None
