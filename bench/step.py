@@ -23,7 +23,7 @@ from moises_light.terminal import exit_code
 from moises_light.training.config import TrainConfig
 from moises_light.training.loop import batch_norms, objective_of
 
-KINDS = {
+KINDS: dict[str, Callable[[], AbstractContextManager[None]]] = {
     "any": nullcontext,
     "flash": lambda: sdpa_kernel(SDPBackend.FLASH_ATTENTION),
     "efficient": lambda: sdpa_kernel(SDPBackend.EFFICIENT_ATTENTION),
