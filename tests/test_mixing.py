@@ -5,13 +5,12 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from scipy.signal import hilbert
 from tiny_material import RATE
 
 from moises_light.config import SOURCES
-from moises_light.training import augment, mixing
+from moises_light.training import augment
 from moises_light.training.corpus import BACKING, write_track
-from moises_light.training.mixing import MixingConfig, MixtureDataset, produce
+from moises_light.training.mixing import MixingConfig, MixtureDataset
 
 LENGTH = RATE
 
@@ -337,61 +336,3 @@ def test_without_av_examples_go_through_mp3_alone(folder, monkeypatch):
         mixture, sources = dataset.draw(index)
         assert mixture.isfinite().all()
         assert not torch.equal(mixture, sources.sum(0))
-
-
-def test_a_voice_on_its_own_has_company_as_often_as_asked(tmp_path, monkeypatch):
-    """One singer of a slowly rising tone: where there are two of them, they sing two notes."""
-    time = np.arange(6 * RATE) / RATE
-    wave = 0.1 * np.sin(2 * np.pi * (400 * time + 50 * time**2))
-    # neither a room nor an equaliser, which ripple a tone that rises
-    monkeypatch.setattr(mixing, "draw_shape", lambda *args, **given: augment.Shape())
-    voice = {"vocals": np.stack([wave, wave]).astype(np.float32)}
-    write_track(tmp_path, "train", "v", "bank", voice)
-    write_track(tmp_path, "train", "b", "backing", {BACKING: noise(1, 6.0)})
-
-    def shares(**given):
-        config = MixingConfig(flat=0, codec=0, bright=0, speed=0.1, produced=0, sparse=0, **given)
-        dataset = MixtureDataset(tmp_path, "train", LENGTH, config=config)
-        ripples = []
-        for index in range(30):
-            row = dataset.draw(index)[1][0].numpy()
-            if not row.any():
-                continue
-            # the envelope of one tone is flat, that of two beats
-            envelope = np.abs(hilbert(row[0]))[RATE // 4 : -RATE // 4]
-            ripples.append(envelope.std() / envelope.mean())
-        return np.mean(np.array(ripples) > 0.06)
-
-    for backings in (0, 1):
-        assert shares(backings=backings, negatives=0, drop=0, company=0) < 0.1
-        assert shares(backings=backings, negatives=0, drop=0, company=1) > 0.6
-
-
-def test_what_is_drawn_as_one_moment_gets_no_company(tmp_path):
-    same = noise(0)
-    write_track(tmp_path, "train", "a", "song", dict.fromkeys(SOURCES, same))
-    plain, asked = (
-        MixtureDataset(
-            tmp_path,
-            "train",
-            LENGTH,
-            config=MixingConfig(aligned=1, company=share, produced=share),
-        ).draw(3)
-        for share in (0.0, 1.0)
-    )
-    assert torch.equal(plain[1], asked[1])
-
-
-def test_a_produced_voice_is_as_loud_as_it_was():
-    rng = np.random.default_rng(0)
-    dry = noise(2, 2.0)
-    dry[:, RATE:] = 0
-    heard = set()
-    for _ in range(30):
-        wet = produce(dry, rng)
-        assert wet.shape == dry.shape
-        assert wet.dtype == np.float32
-        assert np.square(wet).mean() == pytest.approx(np.square(dry).mean(), rel=1e-3)
-        heard.add(bool(np.abs(wet[:, RATE + 9000 :]).max() > 1e-4))
-    assert heard == {True, False}, "echoes and rooms, but not always"
-    assert not produce(np.zeros_like(dry), rng).any()

@@ -6,9 +6,6 @@ out, and what remains is added up. The mixture is that sum, exactly.
 
 Or it is a singer, or nobody, before a *backing*: real music whose drums, bass and other are not
 known apart. These three rows are then NaN; what they add up to is the mixture less the vocals.
-
-A voice that comes from elsewhere than its mixture was mostly recorded dry and alone. It is given
-what songs give theirs: compression, echo, a room, and sometimes the company of a second voice.
 """
 
 from __future__ import annotations
@@ -22,7 +19,6 @@ import numpy as np
 import torch
 
 from moises_light.config import SOURCES
-from moises_light.training import effects
 from moises_light.training.augment import (
     Shape,
     codecs,
@@ -33,15 +29,7 @@ from moises_light.training.augment import (
     reshape,
     round_trip,
 )
-from moises_light.training.corpus import (
-    BACKING,
-    BLOCK,
-    KINDS,
-    SAMPLE_RATE,
-    SILENCE,
-    Corpus,
-    Track,
-)
+from moises_light.training.corpus import BACKING, BLOCK, KINDS, SILENCE, Corpus, Track
 from moises_light.training.keys import chroma, into_key
 
 LEVELS = {"vocals": -20.0, "drums": -20.0, "bass": -21.0, "other": -22.0, BACKING: -16.0}
@@ -50,9 +38,6 @@ LEVELS = {"vocals": -20.0, "drums": -20.0, "bass": -21.0, "other": -22.0, BACKIN
 
 _IN_BACKING = [SOURCES.index(source) for source in SOURCES if source != "vocals"]
 """Numbers of the sources that a backing holds together."""
-
-DOUBLE = ((0.008, 0.035), 0.006)
-"""How much later a voice that sings twice comes, in seconds, and how far off pitch, as a ratio."""
 
 VOICES_TRIED = 3
 """From how many voices `MixingConfig.in_key` chooses."""
@@ -69,9 +54,6 @@ class MixingConfig:
         backings: share of examples with a backing, where the corpus has any.
         sung: share of these in which somebody sings.
         in_key: share of those in which the singer keeps to the key of the backing, see `keys`.
-        company: share of voices drawn on their own that a second one joins: the same once more, or
-            another in its key.
-        produced: share of voices drawn on their own that go through `produce`.
         aligned: share of the other examples that are one moment of one track.
         kinds: weights of the kinds of track for aligned examples.
         remix_kinds: weights of the kinds for a source that is drawn on its own.
@@ -93,8 +75,6 @@ class MixingConfig:
     backings: float = 0.35
     sung: float = 0.75
     in_key: float = 0.5
-    company: float = 0.25
-    produced: float = 0.5
     aligned: float = 0.55
     kinds: dict[str, float] = field(default_factory=lambda: {"song": 0.35, "band": 0.65})
     remix_kinds: dict[str, float] = field(
@@ -118,8 +98,6 @@ class _Part(NamedTuple):
     track: Track
     start: int
     speed: float
-    level: float = 0.0
-    """In dB, beside the level that all parts of a source are given."""
 
 
 @dataclass(frozen=True)
@@ -281,10 +259,6 @@ class MixtureDataset:
         else:
             choices = self._drop(rng, choices, config.drop * (0.5 if aligned else 1.0))
         cutoffs = [end for s, (track, _) in choices.items() if (end := track.end_of(s))]
-        voices: list[_Part] = []
-        if not aligned and "vocals" in choices:
-            voices = self._company(rng, _Part("vocals", *choices["vocals"], self._speed(rng)))
-            cutoffs += [end for part in voices if (end := part.track.end_of("vocals"))]
         if rng.random() < config.dull:
             cutoffs.append(float(rng.uniform(11000, 19000)))
         cutoff = min(cutoffs, default=None)
@@ -297,9 +271,6 @@ class MixtureDataset:
             relative = LEVELS[source] - track.level[source] if stranger else 0.0
             if flat:
                 out[number] = self._plain(track, source, start, cutoff)
-            elif source == "vocals" and voices:
-                out[number] = self._choir(rng, voices, cutoff)
-                relative = float(np.clip(rng.normal(-0.5, 3.5), -12, 6))
             else:
                 if not aligned:
                     speed = self._speed(rng)
@@ -319,25 +290,20 @@ class MixtureDataset:
         track = self._backings.draw(rng)
         start = self._start(rng, track, (BACKING,))
         backing = _Part(BACKING, track, start, 1.0 if flat else self._speed(rng))
-        voices: list[_Part] = []
+        parts = [backing]
         if sung:
-            tried = [self._voice(rng)]
-            if rng.random() < config.in_key:
-                tried += [self._voice(rng) for _ in range(VOICES_TRIED - 1)]
-                tried = [self._in_key(tried, backing)]
-            voices = self._company(rng, tried[0])
-        cutoffs += [end for part in (backing, *voices) if (end := part.track.end_of(part.row))]
+            in_key = rng.random() < config.in_key
+            parts.append(self._in_key(rng, backing) if in_key else self._voice(rng))
+        cutoffs += [end for part in parts if (end := part.track.end_of(part.row))]
         cutoff = min(cutoffs, default=None)
         out = np.zeros((len(SOURCES), 2, self.segment_length), np.float32)
-        if flat:
-            piece = self._plain(track, BACKING, start, cutoff)
-        else:
-            piece = self._varied(rng, track, BACKING, start, backing.speed, cutoff)
-        rows = [(_IN_BACKING[0], piece, LEVELS[BACKING] - track.level[BACKING])]
-        if voices:
-            rows.append((SOURCES.index("vocals"), self._choir(rng, voices, cutoff), 0.0))
-        for number, piece, level in rows:
-            gain = level + float(np.clip(rng.normal(-0.5, 3.0), -12, 6))
+        for row, track, start, speed in parts:
+            if flat and row == BACKING:
+                piece = self._plain(track, row, start, cutoff)
+            else:
+                piece = self._varied(rng, track, row, start, speed, cutoff)
+            gain = LEVELS[row] - track.level[row] + float(np.clip(rng.normal(-0.5, 3.0), -12, 6))
+            number = _IN_BACKING[0] if row == BACKING else SOURCES.index(row)
             out[number] = piece * np.float32(10 ** (gain / 20))
         return out
 
@@ -345,45 +311,18 @@ class MixtureDataset:
         track = self._single["vocals"].draw(rng)
         return _Part("vocals", track, self._start(rng, track, ("vocals",)), self._speed(rng))
 
-    def _in_key(self, voices: Sequence[_Part], leader: _Part) -> _Part:
-        """Of these voices the one that agrees best with the leader, at the pitch where it does."""
+    def _in_key(self, rng: np.random.Generator, backing: _Part) -> _Part:
+        """Of a few voices the one that agrees best with the backing, at the pitch where it does."""
         length, widest = self.segment_length, self.config.speed
-        behind = chroma(self.corpus.read(leader.track, leader.row, leader.start, length))
-        bounds = ((1 - widest) / leader.speed, (1 + widest) / leader.speed)
+        behind = chroma(self.corpus.read(backing.track, BACKING, backing.start, length))
         found = []
-        for voice in voices:
+        for _ in range(VOICES_TRIED):
+            voice = self._voice(rng)
             piece = self.corpus.read(voice.track, "vocals", voice.start, length)
+            bounds = ((1 + sign * widest) / backing.speed for sign in (-1, 1))
             ratio, agreement = into_key(chroma(piece), behind, *bounds)
-            found.append((agreement, voice._replace(speed=ratio * leader.speed)))
+            found.append((agreement, voice._replace(speed=ratio * backing.speed)))
         return max(found, key=lambda pair: pair[0])[1]
-
-    def _company(self, rng: np.random.Generator, voice: _Part) -> list[_Part]:
-        """The voice, and at times a second one that sings along."""
-        if rng.random() >= self.config.company:
-            return [voice]
-        if rng.random() < 0.5:
-            (soon, late), detune = DOUBLE
-            later = round(rng.uniform(soon, late) * SAMPLE_RATE)
-            speed = voice.speed * (1 + rng.uniform(-detune, detune))
-            again = voice._replace(start=max(0, voice.start - later), speed=speed)
-            return [voice, again._replace(level=float(rng.uniform(-8, 0)))]
-        second = self._voice(rng)
-        if rng.random() < 0.5:  # a singer's own second voice
-            start = self._start(rng, voice.track, ("vocals",))
-            second = second._replace(track=voice.track, start=start)
-        second = self._in_key([second], voice)
-        return [voice, second._replace(level=float(rng.uniform(-14, -2)))]
-
-    def _choir(
-        self, rng: np.random.Generator, voices: Sequence[_Part], cutoff: float | None
-    ) -> np.ndarray:
-        """One voice, or several, at the level of vocals and often as a producer leaves them."""
-        total = np.zeros((2, self.segment_length), np.float32)
-        for row, track, start, speed, level in voices:
-            gain = LEVELS[row] - track.level[row] + level
-            piece = self._varied(rng, track, row, start, speed, cutoff)
-            total += piece * np.float32(10 ** (gain / 20))
-        return produce(total, rng) if rng.random() < self.config.produced else total
 
     @staticmethod
     def _drop(
@@ -465,22 +404,6 @@ class MixtureDataset:
         if rng.random() < 0.5:
             piece = -piece
         return piece
-
-
-def produce(piece: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """A voice as a producer may leave it, `[2, L]`, about as loud as it came."""
-    before = np.square(piece).mean()
-    if rng.random() < 0.8:
-        piece = effects.compress(piece, float(rng.uniform(2, 9)), float(rng.uniform(1.5, 4)))
-    if rng.random() < 0.12:
-        piece = effects.chorus(piece, 0.003, float(rng.uniform(0.3, 0.9)))
-    if rng.random() < 0.3:
-        piece = effects.echo(piece, float(rng.uniform(0.1, 0.6)), float(rng.uniform(0.12, 0.4)))
-    if rng.random() < 0.5:
-        seconds, wet = float(rng.uniform(0.5, 2.6)), float(rng.uniform(0.05, 0.35))
-        piece = effects.reverb(piece, seconds, wet, rng, float(rng.uniform(0, 0.04)))
-    after = np.square(piece).mean()
-    return piece * np.float32(np.sqrt(before / (after + 1e-12)))
 
 
 def draw_batch(
