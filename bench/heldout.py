@@ -23,6 +23,7 @@ from moises_light.config import SOURCES
 from moises_light.model import MoisesLight
 from moises_light.terminal import exit_code
 from moises_light.training.config import TrainConfig
+from moises_light.training.corpus import BACKED_SPLITS
 from moises_light.training.evaluate import ACCOMPANIMENT, corpus_tracks
 from moises_light.training.loop import objective_of
 from moises_light.training.losses import (
@@ -124,7 +125,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     length = replace(RUN, frames=options.frames).segment_length
     sets = {"held out": list(drawn(options.corpus, options.examples, length))}
-    for split in ("backed", "in_key") if options.pieces else ():
+    for split in BACKED_SPLITS if options.pieces else ():
         if (options.corpus / split).is_dir():
             sets[split] = list(pieces(options.corpus, options.pieces, length, split))
     columns = [f"to {edge:g} Hz" for edge in COLUMNS] + ["above"]

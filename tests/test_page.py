@@ -494,8 +494,7 @@ def test_a_run_goes_on_where_its_page_was_loaded_anew(
     begin(page, song)
     kept = state(page)["ready"]["a"]
     page.reload()
-    wait_for = "window.studio && window.studio.state().phase === 'running'"
-    page.wait_for_function(wait_for)
+    page.wait_for_function("window.studio && window.studio.state().phase === 'running'")
     assert state(page)["ready"]["a"] >= kept > 0
     monkeypatch.setattr(ByFrequency, "pause", 0.0)
     wait(page, "s.phase === 'finished' && s.ready.a === 882000")

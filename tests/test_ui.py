@@ -199,15 +199,20 @@ def test_a_network_that_fails_keeps_what_was_finished(song: jobs.Song) -> None:
     assert take.ready == 40_000
 
 
+def stopped(song: jobs.Song, blocks: list[torch.Tensor]) -> None:
+    """Separate the song as far as the first of these blocks."""
+    stop: list[bool] = []
+    run = jobs.separate(song, new_take(song), blocks, lambda: bool(stop))
+    next(run), next(run)
+    stop.append(True)
+    list(run)
+
+
 def test_a_stopped_take_goes_on_as_if_it_had_not_been(song: jobs.Song) -> None:
     blocks = split(tones(), 33_333)  # no whole number of peaks
     whole = separated(song)
     expected = {kind: (song.folder / f"a.{kind}").read_bytes() for kind in jobs.KINDS}
-    stopped: list[bool] = []
-    run = jobs.separate(song, new_take(song), iter(blocks), lambda: bool(stopped))
-    next(run), next(run)
-    stopped.append(True)
-    list(run)
+    stopped(song, blocks)
     copy = jobs.fork(song, "a")
     kept = (copy.folder / "a.f32").read_bytes()
     part = jobs.unfinished(song, new_take(song))
@@ -225,18 +230,14 @@ def test_a_stopped_take_goes_on_as_if_it_had_not_been(song: jobs.Song) -> None:
     assert last.peak == whole.peak
     np.testing.assert_allclose(last.gram, whole.gram, rtol=1e-9, atol=1e-6)
     assert (copy.folder / "a.f32").read_bytes() == kept, "what others have opened does not grow"
-    assert last.contents() != part.contents()
+    assert last.ready != part.ready, "what was made of the part is not taken for the whole"
 
 
 def test_only_what_was_stopped_goes_on_and_only_as_it_was_asked_for(song: jobs.Song) -> None:
     assert jobs.unfinished(song, new_take(song)) is None
     separated(song)
     assert jobs.unfinished(song, new_take(song)) is None, "it is whole"
-    stopped: list[bool] = []
-    run = jobs.separate(song, new_take(song), split(tones()), lambda: bool(stopped))
-    next(run), next(run)
-    stopped.append(True)
-    list(run)
+    stopped(song, split(tones()))
     wanted = new_take(song)
     assert jobs.unfinished(song, wanted) is not None
     for change in ({"preset": "paper_large"}, {"start": 1}, {"frames": 9}, {"residual": True}):
@@ -831,13 +832,13 @@ def test_a_run_with_the_same_settings_goes_on_where_it_was_stopped(
     for _, _, take in events:
         if take.ready:
             studio.stop(song.token)
-    stopped = jobs.load_take(song, "a")
-    assert stopped is not None
-    assert 0 < stopped.ready < song.frames
+    part = jobs.load_take(song, "a")
+    assert part is not None
+    assert 0 < part.ready < song.frames
     separated(song, "b", "fullband_small")
     events = events_of(studio, song, 0, song.frames)
     phase, text, take = next(events)
-    assert (phase, take.ready, take.serial) == ("running", stopped.ready, stopped.serial)
+    assert (phase, take.ready, take.serial) == ("running", part.ready, part.serial)
     assert "separated" in text
     seen = studio.show(song, "a", phase, text, take)
     assert seen is not None
@@ -1053,12 +1054,12 @@ def test_nothing_unpicklable_goes_to_a_gpu_worker(
     monkeypatch.setattr(engines, "_blocks", blocks)
     list(events_of(studio, song, 0, song.frames))
     assert {type(argument) for argument in seen[0]} <= {str, int, bool, type(None)}
-    folder, preset, device, path, *_ = seen[0]
+    start, frames, ready, *others = seen[0]
+    assert (start, frames, ready) == (0, song.frames, 0)
     minute = 60 * SAMPLE_RATE
     # what is separated is paid for, not the whole song
     asked = [
-        engines._seconds_of_gpu(folder, preset, device, path, 9 * minute, minute, ready, False)
-        for ready in (0, minute // 2)
+        engines._seconds_of_gpu(9 * minute, minute, ready, *others) for ready in (0, minute // 2)
     ]
     assert asked == [30, 25]
 

@@ -25,6 +25,7 @@ from moises_light.terminal import exit_code
 from moises_light.training import bands, banks, render, singing, world
 from moises_light.training.augment import draw_shape, piece_frame, reshape
 from moises_light.training.corpus import (
+    BACKED_SPLITS,
     BACKING,
     BLOCK,
     SAMPLE_RATE,
@@ -398,7 +399,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 seconds=20.0,
             )
             for folder in options.backings:
-                for split in ("backed", "in_key"):
+                for split in BACKED_SPLITS:
                     add_backed(options.corpus, folder, other, options.seed, say, split)
         if options.bands and not world.available():
             print("pyworld is missing: nobody sings but recorded voices; pip install pyworld")

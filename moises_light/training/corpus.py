@@ -33,7 +33,9 @@ from moises_light.config import SOURCES
 from moises_light.terminal import exit_code
 
 SAMPLE_RATE = 44100
-SPLITS = ("train", "heldout", "backed", "in_key")
+BACKED_SPLITS = ("backed", "in_key")
+"""Splits of held-out singers before held-out backings; a corpus may lack them."""
+SPLITS = ("train", "heldout", *BACKED_SPLITS)
 KINDS = ("song", "band", "bank", "backing")
 BACKING = "backing"
 """Row of a track that holds a whole band without a singer: drums, bass and other in one."""

@@ -27,7 +27,7 @@ from moises_light.model import MoisesLight
 from moises_light.separation import Separator
 from moises_light.terminal import exit_code
 from moises_light.training import evaluate
-from moises_light.training.corpus import ROWS, Corpus, hours, licences_of
+from moises_light.training.corpus import BACKED_SPLITS, ROWS, Corpus, hours, licences_of
 from moises_light.training.history import UNTOLD, earlier_runs
 
 SETS = {
@@ -61,7 +61,7 @@ def score(
     """
     separator = Separator(model, segment=segment, device=device)
     splits = {"backed": "backed", "in_key": "in_key", "rendered": "heldout"}
-    may_lack = [name for name in ("backed", "in_key") if not (corpus / name).is_dir()]
+    may_lack = [name for name in BACKED_SPLITS if not (corpus / name).is_dir()]
     wanted = list(sets) or [name for name in SETS if name not in may_lack]
     for split in (splits[name] for name in wanted if name in splits):
         Corpus(corpus, split)  # what is missing is told before the work

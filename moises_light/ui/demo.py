@@ -125,7 +125,7 @@ class Made(NamedTuple):
         token, key: open and delete it.
         name: of the song.
         expires: when it ends, in seconds since 1970.
-        song, takes: token of the song and contents of its takes, which are what it shows.
+        song, takes: token of the song and its takes, which are what it shows.
     """
 
     token: str
@@ -133,16 +133,12 @@ class Made(NamedTuple):
     name: str
     expires: float
     song: str
-    takes: tuple[tuple[str, int], ...]
+    takes: list[jobs.Take]
 
 
 def _choose(names: list[str], wanted: str) -> str | None:
     """The wanted name if it is there, else the first."""
     return wanted if wanted in names else next(iter(names), None)
-
-
-def _contents(song: jobs.Song) -> tuple[tuple[str, int], ...]:
-    return tuple(take.contents() for take in jobs.load_takes(song))
 
 
 def _desk(studio: Studio) -> Parts:
@@ -383,7 +379,7 @@ def _share_tab(
             f"It works until {words.until(link.expires)}.",
             gr.update(value=f"{query}&delete={link.key}", visible=True),
             gr.update(visible=True),
-            Made(link.token, link.key, song.name, link.expires, song.token, _contents(song)),
+            Made(link.token, link.key, song.name, link.expires, song.token, jobs.load_takes(song)),
             words.earlier_links(before),
             before,
         )
@@ -402,7 +398,7 @@ def _share_tab(
     def settle(song_token: str, made: Made | None, before: list[Made]) -> Any:
         """Put a link away that another result has overtaken; the next has none yet."""
         song = jobs.load_song(studio.root, song_token)
-        if not made or (song and (made.song, made.takes) == (song.token, _contents(song))):
+        if not made or (song and (made.song, made.takes) == (song.token, jobs.load_takes(song))):
             return gr.skip()
         return put_away(made, before)
 

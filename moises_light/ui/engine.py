@@ -113,28 +113,19 @@ def load_separator(
     return Separator(_networks[key], device=device, residual="other" if residual else None)
 
 
-def _seconds_of_gpu(
-    folder: str | None,
-    preset: str,
-    device: str,
-    path: str,
-    start: int,
-    frames: int,
-    ready: int,
-    residual: bool,
-) -> int:
+def _seconds_of_gpu(start: int, frames: int, ready: int, *others: object) -> int:
     """What to ask of ZeroGPU: a generous share of the length, and time to start."""
     return min(300, 20 + round((frames - ready) / jobs.SAMPLE_RATE / 6))
 
 
 def _blocks(
-    folder: str | None,
-    preset: str,
-    device: str,
-    path: str,
     start: int,
     frames: int,
     ready: int,
+    path: str,
+    folder: str | None,
+    preset: str,
+    device: str,
     residual: bool,
 ) -> Generator[np.ndarray, None, None]:
     """Stems `[S, C, n]` of a part of a decoded song; only plain values cross to a GPU worker.
@@ -209,13 +200,13 @@ class Engine:
         """Stems `[S, C, n]` of what the take lacks, in order, as they are finished."""
         work = _blocks_on_gpu if ZERO_GPU and take.device == "cuda" else _blocks
         arrays = work(
-            self.folder,
-            take.preset,
-            take.device,
-            str(song.folder / "mixture.f32"),
             take.start,
             take.frames,
             take.ready,
+            str(song.folder / "mixture.f32"),
+            self.folder,
+            take.preset,
+            take.device,
             take.residual,
         )
         try:

@@ -40,6 +40,7 @@ HEADROOM = 2.0
 """Playback files hold `sample / HEADROOM`: a stem may exceed full scale, and clips at +6 dB."""
 
 PEAKS_PER_SECOND = 50
+PEAK_FRAMES = SAMPLE_RATE // PEAKS_PER_SECOND
 SLOTS = ("a", "b")
 MAX_SECONDS = 600.0
 READ_FRAMES = 6 * SAMPLE_RATE
@@ -102,6 +103,10 @@ class Song:
         _write_json(self.folder / "song.json", values)
 
 
+PROGRESS = ("ready", "state", "work", "gram", "peak", "serial")
+"""What a `Take` is by and by; the rest is what was asked for."""
+
+
 @dataclass(frozen=True)
 class Take:
     """The stems of a song, or of a part of it, by one preset.
@@ -152,15 +157,6 @@ class Take:
         if not self.ready:
             return None
         return self.work * (self.frames - self.ready) / self.ready
-
-    def asks_for(self) -> tuple[object, ...]:
-        """What it would be, once whole: takes of which this is the same are parts of one."""
-        of_network = (self.preset, self.device, self.cutoff, self.parameters, self.residual)
-        return (self.slot, self.sources, self.start, self.frames, *of_network)
-
-    def contents(self) -> tuple[str, int]:
-        """What tells it from any other, and from less of itself."""
-        return self.serial, self.ready
 
     def save(self, song: Song) -> None:
         _write_json(song.folder / f"{self.slot}.json", asdict(self))
@@ -229,7 +225,7 @@ def fork(song: Song, *slots: str) -> Song:
     """A song of one's own with the same audio, and the takes in `slots`.
 
     What a shared link opened belongs to everybody who opened it, so whoever separates it again
-    gets a copy. Finished files are never written again, so a hard link is copy enough.
+    gets a copy. What is written again is copied before, see `_own`, so a hard link is copy enough.
     """
     folder = song.folder.parent / new_token()
     folder.mkdir(mode=0o700)
@@ -247,7 +243,10 @@ def fork(song: Song, *slots: str) -> Song:
 def unfinished(song: Song, wanted: Take) -> Take | None:
     """What is there of a take that was stopped, to go on from, or `None`."""
     take = load_take(song, wanted.slot)
-    if take is None or take.state != "stopped" or take.asks_for() != wanted.asks_for():
+    if take is None or take.state != "stopped":
+        return None
+    progress = {name: getattr(take, name) for name in PROGRESS}
+    if replace(wanted, **progress) != take:  # it was asked for otherwise
         return None
     try:
         sizes = [(song.folder / f"{take.slot}.{kind}").stat().st_size for kind in KINDS]
@@ -261,7 +260,7 @@ def _sizes(take: Take) -> tuple[int, int, int]:
     """Bytes of what is ready, in the order of `KINDS`."""
     sources = len(take.sources)
     samples = take.ready * sources * CHANNELS
-    return 4 * samples, 2 * samples, sources * (take.ready // (SAMPLE_RATE // PEAKS_PER_SECOND))
+    return 4 * samples, 2 * samples, sources * (take.ready // PEAK_FRAMES)
 
 
 class Track:
@@ -288,11 +287,8 @@ class Track:
             _own(path)
             os.truncate(path, size)
         self._files = [path.open("ab") for path in paths]
-        past = self.frames % (SAMPLE_RATE // PEAKS_PER_SECOND)
-        if past:
-            shape = (self.frames, sources, CHANNELS)
-            samples = np.memmap(paths[0], dtype="<f4", mode="r", shape=shape)
-            self._rest = np.abs(samples[-past:]).max(2).T
+        whole = self.frames // PEAK_FRAMES * PEAK_FRAMES
+        self._rest = np.abs(_mapped(paths[0], sources)[whole:]).max(2).T
 
     def append(self, block: Tensor) -> None:
         """Write a block and flush it, so that a reader may have it at once."""
@@ -311,11 +307,10 @@ class Track:
 
     def _peaks(self, loudest: np.ndarray) -> bytes:
         """Whole peaks as bytes; samples that do not fill one wait for the next block."""
-        step = SAMPLE_RATE // PEAKS_PER_SECOND
         loudest = np.concatenate([self._rest, loudest], axis=1)
-        whole = loudest.shape[1] // step
-        self._rest = loudest[:, whole * step :]
-        peaks = loudest[:, : whole * step].reshape(len(loudest), whole, step).max(2)
+        whole = loudest.shape[1] // PEAK_FRAMES
+        self._rest = loudest[:, whole * PEAK_FRAMES :]
+        peaks = loudest[:, : whole * PEAK_FRAMES].reshape(len(loudest), whole, PEAK_FRAMES).max(2)
         # the square root keeps quiet passages visible in eight bits
         levels = np.rint(255 * np.sqrt(np.clip(peaks / HEADROOM, 0, 1)))
         return levels.T.astype(np.uint8).tobytes()
@@ -390,7 +385,11 @@ def title(path: str | Path, tags: Mapping[str, str]) -> str:
 
 def samples(song: Song, name: str, sources: int = 1) -> np.ndarray:
     """The samples of "mixture", "a" or "b" as a memory map `[L, S, C]` of what is there now."""
-    path = song.folder / f"{name}.f32"
+    return _mapped(song.folder / f"{name}.f32", sources)
+
+
+def _mapped(path: Path, sources: int) -> np.ndarray:
+    """What is in a file of samples now, `[L, S, C]`."""
     width = 4 * sources * CHANNELS
     frames = path.stat().st_size // width
     if not frames:

@@ -125,8 +125,7 @@ class Shares:
                     for block in jobs.read(song, take.slot, 0, take.ready, len(take.sources)):
                         writer.write(block[index] * take_gain)
             stored.append({**asdict(take), "gain": take_gain})
-        now = [take.contents() for take in jobs.load_takes(song)]
-        if now != [take.contents() for take in takes]:
+        if jobs.load_takes(song) != takes:
             raise ValueError(
                 "this result was replaced while the link was made; create it once more"
             )

@@ -21,6 +21,7 @@ let linked = null;                                   // the song that a shared l
 let waves = {};                                      // key -> {bytes, stems, url, loaded, busy}
 let colours = {};
 const transport = new Transport(() => { dirty = true; face(); });
+const atWork = () => !!value && ['queued', 'running'].includes(value.phase);
 transport.loopOff = () => { transport.loop = null; };
 
 // ---- what the server says -----------------------------------------------------------------------
@@ -49,7 +50,7 @@ function load(next) {
   const slots = next.takes.map((take) => take.slot);
   for (const key of ['a', 'b']) if (!slots.includes(key)) { transport.removeDeck(key); delete waves[key]; }
   for (const take of next.takes) {
-    const growing = take.state === 'running' && ['running', 'queued'].includes(next.phase);
+    const growing = take.state === 'running' && atWork();
     transport.setDeck({key: take.slot, url: address(take.url), base: 0, frames: take.frames, ready: take.ready, growing,
       stems: take.stems, channels: 2 * take.stems.length, headroom: next.headroom, serial: take.serial, gram: take.gram});
     wave(take.slot, take.peaks, take.stems.length, Math.floor(take.ready / next.rate * next.peaksPerSecond), take.serial);
@@ -72,19 +73,17 @@ function load(next) {
 
 // A run ends with the connection, and the page is loaded anew when that is back: the run goes on then.
 function goOn() {
-  const busy = ['queued', 'running'].includes(value.phase);
-  begun ||= busy;
+  begun ||= atWork();
   try {
     const cut = value.phase === 'stopped' && !begun && sessionStorage.getItem('studio-run') === value.token;
-    if (busy) sessionStorage.setItem('studio-run', value.token); else sessionStorage.removeItem('studio-run');
+    if (atWork()) sessionStorage.setItem('studio-run', value.token); else sessionStorage.removeItem('studio-run');
     if (cut) press('#go-on');
   } catch { /* private window */ }
 }
 
 // A screen that locks cuts the connection on many phones, and the run ends with it.
 function stayAwake() {
-  const busy = !!value && ['queued', 'running'].includes(value.phase);
-  if (busy && document.visibilityState === 'visible') lock ??= navigator.wakeLock?.request('screen').catch(() => null);
+  if (atWork() && document.visibilityState === 'visible') lock ??= navigator.wakeLock?.request('screen').catch(() => null);
   else { lock?.then((held) => held?.release()); lock = null; }
 }
 document.addEventListener('visibilitychange', stayAwake);
@@ -360,11 +359,11 @@ function face() {
     root.dataset.trouble = transport.error || value.phase === 'failed' ? '1' : '';
     const bar = $('.ml-bar'), percent = share === null || share === undefined ? (value.phase === 'finished' ? 100 : 0) : Math.round(100 * share);
     bar.setAttribute('aria-valuenow', String(percent)); bar.firstElementChild.style.width = `${percent}%`;
-    $('.ml-stop').hidden = !['running', 'queued'].includes(value.phase);
+    $('.ml-stop').hidden = !atWork();
     $('.ml-go').hidden = value.phase !== 'ready';
     $('.ml-on').hidden = value.phase !== 'stopped' || !value.takes.some((take) => take.state === 'stopped');
     $('.ml-work').hidden = !text;
-    bar.hidden = !['running', 'queued', 'stopped'].includes(value.phase);
+    bar.hidden = !atWork() && value.phase !== 'stopped';
   }
   dirty = true;
 }

@@ -142,10 +142,8 @@ class Transport {
 
   // Switch to another deck at the same playhead. The old one plays on until the new one is loaded.
   async listen(active, mix) {
-    const before = this.active;
-    this.active = this.want = active;
-    if (!this.playing) { this.heat(); this.setMix(mix); this.onchange(); return; }
-    this.active = before;
+    this.want = active;
+    if (!this.playing) { this.active = active; this.heat(); this.setMix(mix); this.onchange(); return; }
     const keys = active === 'diff' ? ['a', 'b'] : [active], asked = this.context.currentTime;
     const cold = keys.some((key) => !this.decks.get(key)?.hot);
     await Promise.all(keys.map((key) => this.warm(key)));
