@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from math import cos, pi
 
+import numpy as np
+
 from moises_light.config import SOURCES, get_config
 
 LOSSES = ("bands", "snr", "mae")
@@ -46,6 +48,9 @@ class TrainConfig:
         teaching: share of the loss that is counted against the teacher's estimates.
         frozen_norms: batch norms keep the statistics of `start`, so that what is trained is what
             will be used: with those of a batch, what an example is worth hangs on its neighbours.
+        narrow: share of examples whose sides are taken away, wholly or in part, from everything or
+            from the vocals alone, as old records and centred voices have it; see `widths`. A
+            teacher hears them as they were.
     """
 
     preset: str = "paper_small"
@@ -72,6 +77,7 @@ class TrainConfig:
     teacher: str = ""
     teaching: float = 0.5
     frozen_norms: bool = False
+    narrow: float = 0.0
 
     def __post_init__(self) -> None:
         factor = 2 ** get_config(self.preset).n_enc
@@ -95,6 +101,8 @@ class TrainConfig:
             raise ValueError(f"teaching={self.teaching}; choose a share from 0 to 1")
         if self.teacher and self.loss == "mae":
             raise ValueError("a teacher gives spectra, which mae does not compare; choose bands")
+        if not 0 <= self.narrow <= 1:
+            raise ValueError(f"narrow={self.narrow}; choose a share from 0 to 1")
         if self.focus <= 0:
             raise ValueError(f"focus={self.focus}; choose a factor above 0")
         if self.frozen_norms and not self.start:
@@ -125,6 +133,19 @@ class TrainConfig:
         [2.0, 1.0]
         """
         return [self.focus if source in self.focus_of else 1.0 for source in sources]
+
+    def widths(self, number: int, sources: Sequence[str]) -> list[float]:
+        """What the sides of example `number` are multiplied with, 1 leaving them: `[S + 1]`.
+
+        One for each of these sources and one for whatever else is in the mixture. Two of five
+        narrow examples are narrow as a whole, and of each kind every second is mono.
+        """
+        rng = np.random.default_rng([self.seed, number, 1])
+        chance, whole, mono, width = rng.random(4)
+        if chance >= self.narrow:
+            return [1.0] * (len(sources) + 1)
+        width = 0.0 if mono < 0.5 else float(width) / 2
+        return [width if whole < 0.4 or s == "vocals" else 1.0 for s in (*sources, "")]
 
     def to_json(self) -> str:
         return json.dumps(asdict(self))

@@ -51,6 +51,15 @@ class Indices(Sampler[int]):
             first += self.stride
 
 
+def example_numbers(
+    config: TrainConfig, step: int, part: int = 0, rank: int = 0, world: int = 1
+) -> range:
+    """Numbers of the examples in a part of a step's batch, in the order of `Indices`."""
+    local = config.batch_size // world // config.accumulate
+    first = step * config.batch_size + rank * config.batch_size // world + part * local
+    return range(first, first + local)
+
+
 class Draws(Dataset[tuple[Tensor, Tensor]]):
     """`MixtureDataset` for a loader; new tracks of a growing corpus are taken up now and then."""
 
@@ -142,9 +151,12 @@ def train(
                 waited = time.monotonic()
                 mixture, sources = (x.to(device, non_blocking=True) for x in next(batches))
                 summary.wait(time.monotonic() - waited)
+                numbers = example_numbers(config, step, part, rank, world)
+                widths = [config.widths(number, model.sources) for number in numbers]
+                narrower = torch.tensor(widths, device=device) if config.narrow else None
                 whole = part == config.accumulate - 1 or world == 1
                 with nullcontext() if whole else wrapped.no_sync():  # type: ignore[operator]
-                    losses = wrapped(mixture, select(sources, model.sources))
+                    losses = wrapped(mixture, select(sources, model.sources), narrower)
                     ((losses * counts).mean() / config.accumulate).backward()
                 summary.add(losses.detach())
             norm = nn.utils.clip_grad_norm_(model.parameters(), config.clip)

@@ -122,6 +122,15 @@ def join(estimates: Tensor, together: Tensor) -> Tensor:
     return torch.einsum("b s t, b t ... -> b s ...", alone + joint, estimates)
 
 
+def narrow(audio: Tensor, widths: Tensor) -> Tensor:
+    """Stereo whose sides are scaled: 0 is mono, 1 leaves them.
+
+    Shape: `[B, S, C, ...], [B, S] -> [B, S, C, ...]`.
+    """
+    middle = audio.mean(2, keepdim=True)
+    return middle + widths.reshape(*widths.shape, *[1] * (audio.ndim - 2)) * (audio - middle)
+
+
 class Objective(nn.Module):
     """Network and loss as one module, so that whatever wraps the training step wraps one call.
 
@@ -181,7 +190,7 @@ class Objective(nn.Module):
             _check_teacher(teacher, model)
             teacher.eval().requires_grad_(False)
 
-    def forward(self, mixture: Tensor, sources: Tensor) -> Tensor:
+    def forward(self, mixture: Tensor, sources: Tensor, widths: Tensor | None = None) -> Tensor:
         """Loss of every example and source. `[B, C, L], [B, S, C, L] -> [B, S]`.
 
         Sources that are NaN in an example are known by their sum alone, which is the mixture less
@@ -189,7 +198,18 @@ class Objective(nn.Module):
         among them. Were it to count for each, what vocals take from the rest would cost three times
         what they lack, and the network would learn to keep them quiet. A network that does not
         separate all sources cannot tell that sum: their loss is zero there.
+
+        With `widths` `[B, S + 1]`, see `TrainConfig.widths`, the network hears the example and is
+        asked for its sources as if they had been recorded that narrow. The teacher hears the
+        example as it is, and its estimates are narrowed: it may know more than the network can hear
+        by itself, and it has not learnt to do without the sides.
         """
+        wide = mixture
+        if widths is not None:
+            known = sources.nan_to_num()
+            parts = torch.cat([known, (mixture - known.sum(1))[:, None]], dim=1)
+            mixture = narrow(parts, widths).sum(1)
+            sources = narrow(sources, widths[:, :-1])
         sources, together = known_apart(mixture, sources)
         with torch.autocast(mixture.device.type, torch.bfloat16, enabled=self.bf16):
             if self.loss == "mae":
@@ -202,7 +222,9 @@ class Objective(nn.Module):
         losses = self.shared_out(losses, together)
         if self.teacher is None:
             return losses
-        taught = self.taught(mixture)
+        taught = self.taught(wide)
+        if widths is not None:
+            taught = narrow(taught, widths[:, :-1])
         n_bins = taught.shape[-2]
         from_teacher = self.distance(estimate[..., :n_bins, :], taught, mixed[..., :n_bins, :])
         return torch.lerp(losses, from_teacher, self.teaching)

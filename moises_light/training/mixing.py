@@ -42,6 +42,9 @@ _IN_BACKING = [SOURCES.index(source) for source in SOURCES if source != "vocals"
 VOICES_TRIED = 3
 """From how many voices `MixingConfig.in_key` chooses."""
 
+FAINTEST = -12.0
+"""Level in dB beside the rest of its track to which a fainter voice is raised."""
+
 BRIGHT = ("vocals", "other")
 """Sources of which `MixingConfig.bright` raises the highs."""
 
@@ -76,9 +79,9 @@ class MixingConfig:
     sung: float = 0.75
     in_key: float = 0.5
     aligned: float = 0.55
-    kinds: dict[str, float] = field(default_factory=lambda: {"song": 0.35, "band": 0.65})
+    kinds: dict[str, float] = field(default_factory=lambda: {"song": 0.25, "band": 0.75})
     remix_kinds: dict[str, float] = field(
-        default_factory=lambda: {"song": 0.35, "band": 0.4, "bank": 0.25}
+        default_factory=lambda: {"song": 0.2, "band": 0.45, "bank": 0.35}
     )
     drop: float = 0.15
     sparse: float = 0.1
@@ -131,6 +134,12 @@ def _shelf(tracks: list[Track], weights: dict[str, float], source: str | None) -
     share = share[keep]
     kept = tuple(track for track, k in zip(tracks, keep, strict=True) if k)
     return _Shelf(kept, np.cumsum(share / share.sum()))
+
+
+def _voice_level(track: Track) -> float:
+    """Level in dB of a track's vocals beside its other rows together, each while it plays."""
+    rest = sum(10 ** (level / 10) for row, level in track.level.items() if row != "vocals")
+    return track.level["vocals"] - 10 * float(np.log10(rest + 1e-12))
 
 
 def _playing(track: Track, source: str | None) -> int:
@@ -258,7 +267,12 @@ class MixtureDataset:
             choices = {source: choice for source, choice in choices.items() if source in few}
         else:
             choices = self._drop(rng, choices, config.drop * (0.5 if aligned else 1.0))
-        cutoffs = [end for s, (track, _) in choices.items() if (end := track.end_of(s))]
+        speeds = {source: speed if aligned else self._speed(rng) for source in choices}
+        cutoffs = [
+            end * min(1.0, speeds[s])
+            for s, (track, _) in choices.items()
+            if (end := track.end_of(s))
+        ]
         if rng.random() < config.dull:
             cutoffs.append(float(rng.uniform(11000, 19000)))
         cutoff = min(cutoffs, default=None)
@@ -269,12 +283,12 @@ class MixtureDataset:
             track, start = choices[source]
             stranger = not aligned or track is not home
             relative = LEVELS[source] - track.level[source] if stranger else 0.0
+            if source == "vocals" and not stranger:
+                relative = max(0.0, FAINTEST - _voice_level(track))
             if flat:
                 out[number] = self._plain(track, source, start, cutoff)
             else:
-                if not aligned:
-                    speed = self._speed(rng)
-                out[number] = self._varied(rng, track, source, start, speed, cutoff)
+                out[number] = self._varied(rng, track, source, start, speeds[source], cutoff)
                 spread = 2.5 if aligned else 3.5
                 relative += float(np.clip(rng.normal(-0.5, spread), -12, 6))
             out[number] *= np.float32(10 ** (relative / 20))
@@ -294,7 +308,9 @@ class MixtureDataset:
         if sung:
             in_key = rng.random() < config.in_key
             parts.append(self._in_key(rng, backing) if in_key else self._voice(rng))
-        cutoffs += [end for part in parts if (end := part.track.end_of(part.row))]
+        cutoffs += [
+            end * min(1.0, part.speed) for part in parts if (end := part.track.end_of(part.row))
+        ]
         cutoff = min(cutoffs, default=None)
         out = np.zeros((len(SOURCES), 2, self.segment_length), np.float32)
         for row, track, start, speed in parts:
