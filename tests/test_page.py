@@ -468,6 +468,23 @@ def test_a_loop_at_the_end_of_the_song_goes_on(visit: Callable[..., Any], song: 
     assert high - low > 0.09
 
 
+def test_a_loop_drawn_while_nothing_plays_is_what_is_played(
+    visit: Callable[..., Any], song: Path
+) -> None:
+    page = visit()
+    separate(page, song)
+    page.evaluate("window.studio.seek(15)")
+    box = page.locator(".ml-song").bounding_box()
+    page.mouse.move(box["x"] + box["width"] * 0.20, box["y"] + 10)
+    page.mouse.down()
+    page.mouse.move(box["x"] + box["width"] * 0.30, box["y"] + 10, steps=4)
+    page.mouse.up()
+    now = state(page)
+    assert now["position"] == now["loop"][0] == pytest.approx(4, abs=0.2)
+    page.click(".ml-play")
+    wait(page, "s.playing && s.position > 4.2 && s.position < 6.2")
+
+
 def test_a_song_is_still_there_after_the_page_was_loaded_anew(
     visit: Callable[..., Any], song: Path
 ) -> None:
@@ -500,6 +517,47 @@ def test_a_run_goes_on_where_its_page_was_loaded_anew(
     wait(page, "s.phase === 'finished' && s.ready.a === 882000")
     assert state(page)["takes"] == ["fullband_small"], "as it was asked for"
     assert audio.load(download(page, "take-bass")).shape[-1] == 882000
+
+
+def test_a_run_that_waited_in_line_is_asked_for_again_when_its_page_is_back(
+    visit: Callable[..., Any], song: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ByFrequency, "pause", 2.0)
+    begin(visit(), song)
+    page = visit()
+    upload(page, song)
+    page.get_by_label("Preset").click()
+    page.get_by_role("option", name="Fullband small · to").click()
+    page.click("#go")
+    wait(page, "s.phase === 'queued'")
+    page.reload()
+    page.wait_for_function(
+        "window.studio && ['queued', 'running'].includes(window.studio.state().phase)"
+    )
+    monkeypatch.setattr(ByFrequency, "pause", 0.0)
+    wait(page, "s.phase === 'finished' && s.ready.a === 882000")
+    assert state(page)["takes"] == ["fullband_small"], "as it was asked for"
+
+
+def test_who_waits_with_a_shared_result_still_has_it(
+    visit: Callable[..., Any], server: Server, song: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    separate(visit(), song)
+    newest = max(server.songs(), key=lambda folder: folder.stat().st_mtime)
+    result = jobs.load_song(newest.parent, newest.name)
+    link = Shares().create(result, jobs.load_takes(result))
+    monkeypatch.setattr(ByFrequency, "pause", 2.0)
+    begin(visit(), song)
+    page = visit(f"?r={link.token}")
+    wait(page, "s.phase === 'finished'")
+    page.click("#go")
+    wait(page, "s.phase === 'queued'")
+    assert state(page)["ready"]["a"] == 882000
+    page.click(".ml-stop")
+    wait(page, "s.phase === 'stopped'")
+    assert state(page)["ready"]["a"] == 882000
+    assert not page.locator(".ml-on").is_visible(), "there is nothing to go on with"
+    monkeypatch.setattr(ByFrequency, "pause", 0.0)
 
 
 def test_what_was_stopped_goes_on_when_it_is_told_to(
@@ -582,6 +640,71 @@ def test_a_page_whose_session_was_forgotten_still_has_its_song(
     # what Gradio does an hour after a connection was lost
     server.demo.app.state_holder.session_data.clear()
     assert suggested(download(page, "take-bass")).endswith("-bass-paper_small.wav")
+
+
+def make_link(page: Any, *before: str) -> str:
+    """Share the result of a page; the link's token, which is none of those made before."""
+    tab(page, "Share")
+    page.click("#share-make")
+    token = page.wait_for_function(
+        """(before) => {
+          const field = document.querySelector('#share-link textarea, #share-link input');
+          const token = field?.value.match(/^http.*\\?r=(.*)$/)?.[1];
+          return before.includes(token) ? null : token;
+        }""",
+        arg=list(before),
+    )
+    return str(token.json_value())
+
+
+def test_a_page_keeps_the_keys_of_its_links(
+    visit: Callable[..., Any], server: Server, song: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ByFrequency, "pause", 0.2)
+    page = visit()
+    separate(page, song)
+    first = make_link(page)
+    page.click("#go")
+    wait(page, "s.phase === 'running'")
+    page.wait_for_selector("#share-earlier a")
+    wait(page, "s.phase === 'finished'")
+    second = make_link(page, first)
+    page.reload()
+    page.wait_for_function("window.studio && window.studio.state().phase === 'finished'")
+    tab(page, "Share")
+    page.wait_for_function("document.querySelectorAll('#share-earlier a').length === 4")
+    third = make_link(page, first, second)
+    assert len(page.locator("#share-earlier a").all()) == 4, "both are still within reach"
+    # what Gradio does an hour after a connection was lost
+    server.demo.app.state_holder.session_data.clear()
+    page.click("#share-delete")
+    page.wait_for_function(
+        "document.querySelector('#share-until').textContent.includes('nobody can open it')"
+    )
+    shares = Shares()
+    assert shares.look(third) is None
+    assert shares.look(first)
+    assert shares.look(second)
+    page.reload()
+    page.wait_for_function("window.studio && window.studio.state().phase === 'finished'")
+    tab(page, "Share")
+    page.wait_for_selector("#share-earlier a")
+    addresses = [a.get_attribute("href") for a in page.locator("#share-earlier a").all()]
+    assert [a.partition("&")[0] for a in addresses] == [
+        f"?r={t}" for t in (first, first, second, second)
+    ]
+
+
+def test_a_speed_that_was_measured_is_told_at_once(visit: Callable[..., Any], song: Path) -> None:
+    separate(visit(), song)
+    page = visit()
+    page.wait_for_function(
+        "document.querySelector('#price').textContent.includes('A minute of music takes about')"
+    )
+    page = visit("?example=francium")
+    page.wait_for_function(
+        "document.querySelector('#price').textContent.includes('This takes about')"
+    )
 
 
 def test_a_page_that_is_only_open_keeps_its_song(
@@ -995,6 +1118,63 @@ def test_a_and_b_switch_without_a_gap_and_blind(
     wait(page, "s.blind === null && s.phase === 'running'")
     wait(page, "s.phase === 'finished' && s.ready.b === 882000")
     assert page.locator(".ml-blind-start").is_visible()
+
+
+def test_who_comes_back_to_a_growing_b_hears_no_hole(
+    visit: Callable[..., Any], song: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    page = visit()
+    separate(page, song)
+    tab(page, "Compare")
+    monkeypatch.setattr(ByFrequency, "pause", 3.0)
+    page.click("#go-b")
+    wait(page, "s.phase === 'running' && s.ready.b > 0")
+    reached = state(page)["ready"]["b"]
+    page.evaluate("window.studio.transport.setLoop([1, 6])")  # which B does not fill yet
+    assert RATE < reached < 6 * RATE
+    page.click(".ml-play")
+    wait(page, "s.playing && s.level > 0.05")
+    page.keyboard.press("b")
+    wait(page, "s.active === 'b' && s.level > 0.05")
+    page.keyboard.press("a")
+    wait(page, "s.active === 'a'")
+    page.wait_for_function(
+        "window.studio.transport.pieces.some((piece) => piece.from + piece.length === 6)"
+    )
+    wait(page, "s.ready.b > 6 * 44100")
+    page.keyboard.press("b")
+    wait(page, "s.active === 'b'")
+    silent = page.evaluate(
+        "window.studio.transport.pieces.filter((piece) => {"
+        "  const node = piece.nodes.get('b')?.[0]?.node;"
+        "  return !node || 2 * piece.k + node.buffer.duration < piece.from + piece.length - 1e-3;"
+        "}).length"
+    )
+    assert silent == 0
+    monkeypatch.setattr(ByFrequency, "pause", 0.0)
+    wait(page, "s.phase === 'finished'")
+
+
+def test_a_failed_run_can_go_on(
+    visit: Callable[..., Any], song: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    page = visit()
+    upload(page, song)
+    monkeypatch.setattr(ByFrequency, "pause", 1.0)
+    page.click("#go")
+    wait(page, "s.ready.a > 0")
+
+    def broken(*_: object) -> Tensor:
+        raise RuntimeError("no memory")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(ByFrequency, "forward", broken)
+        wait(page, "s.phase === 'failed'")
+    kept = state(page)["ready"]["a"]
+    assert 0 < kept < 882000
+    monkeypatch.setattr(ByFrequency, "pause", 0.0)
+    page.click(".ml-on")
+    wait(page, "s.phase === 'finished' && s.ready.a === 882000")
 
 
 def test_parts_of_different_length_are_played_as_they_are(

@@ -8,6 +8,7 @@ import unicodedata
 import zipfile
 from collections.abc import Iterator
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -373,6 +374,19 @@ def test_your_mix_follows_the_faders(song: jobs.Song) -> None:
     read = audio.load(export.write(song, take, "mix", "wav32f", faders).path)
     expected = torch.einsum("s, s c n -> c n", torch.tensor([0.0, 2.0, 0.5, 1.0]), tones())
     torch.testing.assert_close(read, expected, rtol=0, atol=1e-6)
+
+
+def test_a_mix_is_written_once_and_old_ones_make_way(song: jobs.Song) -> None:
+    take = separated(song)
+    write = partial(export.write, song, take, "mix", "flac")
+    first = write({"vocals": 0.5}).path
+    assert write({"vocals": 0.5, "bass": 1.0}).path == first, "as the faders were before"
+    assert export.write(song, take, "mix", "wav16", {"vocals": 0.5}).path != first
+    stem = export.write(song, take, "vocals", "flac").path
+    for tenths in range(10):
+        assert write({"vocals": tenths / 10}).path.is_file()
+    assert len(list((song.folder / "exports").rglob("*-mix-*"))) == export.KEEP_MIXES
+    assert stem.is_file()
 
 
 @pytest.mark.parametrize(
@@ -1009,6 +1023,42 @@ def test_two_runs_never_work_at_once(studio: Studio, song: jobs.Song) -> None:
     assert next(second)[0] == "running"
     second.close()
     assert studio.turnstile.place(studio.turnstile.enter()) == 0
+
+
+def test_what_was_asked_for_is_kept_until_there_is_some_of_it(
+    studio: Studio, song: jobs.Song, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = events_of(studio, jobs.fork(song), 0, song.frames)
+    next(first)
+    waiting = events_of(studio, song, 0, song.frames)
+    _, _, asked = next(waiting)
+    waiting.close()  # as a lost connection does
+    assert jobs.to_go_on(song) == asked
+    assert player.payload(song, phase="stopped")["unfinished"]
+    assert not player.payload(song, phase="queued")["unfinished"], "it is under way"
+    waiting = events_of(studio, song, 0, song.frames)
+    next(waiting)
+    studio.stop(song.token)
+    assert [phase for phase, _, _ in waiting] == ["stopped"]
+    assert jobs.to_go_on(song) is None, "that was a wish, too"
+    first.close()
+    run = events_of(studio, song, 0, song.frames)
+    next(run)
+    assert jobs.to_go_on(song) is not None
+    assert next(run)[2].ready
+    run.close()
+    kept = jobs.to_go_on(song)
+    assert kept is not None
+    assert kept.ready == song.frames, "from here on it is the take itself"
+
+    def broken(*_: object) -> None:
+        raise RuntimeError("no memory")
+
+    jobs.forget(song, "a")
+    monkeypatch.setattr(studio.engine, "blocks", broken)
+    with pytest.raises(RuntimeError):
+        list(events_of(studio, song, 0, song.frames))
+    assert jobs.to_go_on(song) is None
 
 
 def test_stop_reaches_a_run_that_waits(studio: Studio, song: jobs.Song) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -50,6 +51,13 @@ DOWNLOAD = """(file) => {
 KEPT = """() => {
   try { return [sessionStorage.getItem('studio-song') || '']; } catch { return ['']; }
 }"""
+KEEP_LINKS = """(made, before) => {
+  const links = made ? [...before, made] : before;
+  try { sessionStorage.setItem('studio-links', JSON.stringify(links)); } catch { /* private */ }
+}"""
+KEPT_LINKS = """() => {
+  try { return [JSON.parse(sessionStorage.getItem('studio-links')) || []]; } catch { return [[]]; }
+}"""
 WHOLE_ADDRESS = """(query) =>
   query && query.startsWith('?') ? location.origin + location.pathname + query : query"""
 
@@ -81,7 +89,7 @@ def build_demo(checkpoints: str | Path | None = None, *, studio: Studio | None =
                     away = _take_away_tab(studio, token)
                     views = _views_tab(studio, token)
                     compare = _compare_tab(studio)
-                    share = _share_tab(studio, token, desk, compare, views)
+                    share = _share_tab(studio, demo, token, desk, compare, views)
                     with gr.Tab("About", id="about"):
                         presets = studio.engine.presets()
                         gr.Markdown(
@@ -91,7 +99,7 @@ def build_demo(checkpoints: str | Path | None = None, *, studio: Studio | None =
                             .replace("{scores}", words.scores(presets)),
                             elem_classes="ml-prose",
                         )
-        _wire_song(studio, token, player, desk, views)
+        _wire_song(studio, demo, token, player, desk, views)
         _wire_runs(studio, token, player, desk, compare, views, away, share)
         _wire_links(studio, demo, token, player, desk, compare, views, tabs)
         _programs(studio)
@@ -119,21 +127,26 @@ Parts = dict[str, Any]
 
 
 class Made(NamedTuple):
-    """A link that a visitor made.
+    """A link that a visitor made. Their page keeps it, so it comes back as a list.
 
     Args:
         token, key: open and delete it.
         name: of the song.
         expires: when it ends, in seconds since 1970.
-        song, takes: token of the song and its takes, which are what it shows.
+        shows: what it shows, see `_shown`.
     """
 
     token: str
     key: str
     name: str
     expires: float
-    song: str
-    takes: list[jobs.Take]
+    shows: str
+
+
+def _shown(song: jobs.Song) -> str:
+    """The song and its takes as they are now; another result is another text."""
+    takes = [f"{take.serial}-{take.ready}" for take in jobs.load_takes(song)]
+    return " ".join([song.token, *takes])
 
 
 def _choose(names: list[str], wanted: str) -> str | None:
@@ -287,7 +300,7 @@ def _views_tab(studio: Studio, token: gr.Textbox) -> Parts:
                 "nothing, bright is all of it.",
                 elem_classes="ml-small",
             )
-        seen = gr.State(False)
+        seen = gr.Checkbox(False, visible="hidden", label="Seen")
     return {"tab": tab, "view": view, "plot": plot, "seen": seen}
 
 
@@ -324,7 +337,12 @@ def _compare_tab(studio: Studio) -> Parts:
 
 
 def _share_tab(
-    studio: Studio, token: gr.Textbox, desk: Parts, compare: Parts, views: Parts
+    studio: Studio,
+    demo: gr.Blocks,
+    token: gr.Textbox,
+    desk: Parts,
+    compare: Parts,
+    views: Parts,
 ) -> Parts:
     days = f"{studio.shares.days:g} {'day' if studio.shares.days == 1 else 'days'}"
     with gr.Tab("Share", id="share") as tab:
@@ -362,10 +380,12 @@ def _share_tab(
             buttons=["copy"],
             interactive=False,
         )
-        made, before = gr.State(None), gr.State([])
+        # in the page, as its song is: the key that deletes a link is nowhere else
+        made = gr.JSON(None, visible="hidden", label="Link of this result")
+        before = gr.JSON([], visible="hidden", label="Links before")
     hidden = gr.update(visible="hidden")
 
-    def create(song_token: str, made: Made | None, before: list[Made]) -> tuple[Any, ...]:
+    def create(song_token: str, made: list[Any] | None, before: list[list[Any]]) -> tuple[Any, ...]:
         song = studio.song(song_token)
         studio.take(song, "a")  # says why where there is none
         try:
@@ -379,28 +399,35 @@ def _share_tab(
             f"It works until {words.until(link.expires)}.",
             gr.update(value=f"{query}&delete={link.key}", visible=True),
             gr.update(visible=True),
-            Made(link.token, link.key, song.name, link.expires, song.token, jobs.load_takes(song)),
+            list(Made(link.token, link.key, song.name, link.expires, _shown(song))),
             words.earlier_links(before),
             before,
         )
 
-    def remove(made: Made | None, before: list[Made]) -> tuple[Any, ...]:
-        if not made or not studio.unshare(made.token, made.key):
+    def remove(made: list[Any] | None, before: list[list[Any]]) -> tuple[Any, ...]:
+        if not made or not studio.unshare(*made[:2]):
             raise gr.Error("This link is already gone.")
         said = "The link is deleted; nobody can open it any more."
         return hidden, said, hidden, hidden, None, gr.skip(), before
 
-    def put_away(made: Made | None, before: list[Made]) -> tuple[Any, ...]:
+    def put_away(made: list[Any] | None, before: list[list[Any]]) -> Any:
         """List the link with the earlier ones."""
-        before = [*before, made] if made else before
+        if not made:
+            return gr.skip()
+        before = [*before, made]
         return hidden, "", hidden, hidden, None, words.earlier_links(before), before
 
-    def settle(song_token: str, made: Made | None, before: list[Made]) -> Any:
+    def settle(song_token: str, made: list[Any] | None, before: list[list[Any]]) -> Any:
         """Put a link away that another result has overtaken; the next has none yet."""
         song = jobs.load_song(studio.root, song_token)
-        if not made or (song and (made.song, made.takes) == (song.token, jobs.load_takes(song))):
+        if not made or (song and made[-1] == _shown(song)):
             return gr.skip()
         return put_away(made, before)
+
+    def recall(kept: list[list[Any]]) -> tuple[Any, ...]:
+        """The links that this tab had made before it was loaded anew."""
+        kept = [link for link in kept if Made(*link).expires > time.time()]
+        return kept, words.earlier_links(kept)
 
     outputs = [link, until, delete_link, delete, made, earlier, before]
     gr.on(
@@ -423,7 +450,10 @@ def _share_tab(
         done.then(None, box, box, js=WHOLE_ADDRESS)
     settling = (settle, [token, made, before], outputs)
     done.success(*settling, **QUIET)
-    delete.click(remove, [made, before], outputs, **QUIET)
+    gone = delete.click(remove, [made, before], outputs, **QUIET)
+    for changed in (done, gone):
+        changed.success(None, [made, before], None, js=KEEP_LINKS)
+    demo.load(recall, before, [before, earlier], js=KEPT_LINKS, queue=False, **QUIET)
 
     def write_settings(preset: str, preset_b: str | None, view: str) -> str:
         query = {"preset": preset, "preset_b": preset_b, "view": view if view != "song" else None}
@@ -479,7 +509,12 @@ def _place(song: jobs.Song) -> Any:
 
 
 def _wire_song(
-    studio: Studio, token: gr.Textbox, player: gr.HTML, desk: Parts, views: Parts
+    studio: Studio,
+    demo: gr.Blocks,
+    token: gr.Textbox,
+    player: gr.HTML,
+    desk: Parts,
+    views: Parts,
 ) -> None:
     quote, quoting = _quote(studio), _quoting(studio, token, desk)
     settings = [desk["preset"], desk["device"], desk["extent"]]
@@ -543,8 +578,14 @@ def _wire_song(
         **QUIET,
     ).success(*quoting, queue=False, **QUIET)
     desk["recorder"].click(lambda: gr.update(visible=True), None, record, queue=False, **QUIET)
-    for control in settings:
-        control.change(*quoting, queue=False, **QUIET)
+    # what was measured since the page was built, and what a link or an address brought
+    gr.on(
+        [demo.load, token.change, *(control.change for control in settings)],
+        *quoting,
+        queue=False,
+        trigger_mode="always_last",
+        **QUIET,
+    )
     desk["extent"].change(
         lambda extent: gr.update(visible=True if extent == PREVIEW else "hidden"),
         desk["extent"],
@@ -597,7 +638,7 @@ def _wire_runs(
         rest: bool,
         request: gr.Request,
     ) -> Iterator[tuple[Any, ...]]:
-        song = studio.own(studio.song(token))
+        song = studio.own(studio.song(token), *jobs.SLOTS)
         part = studio.extent(song, extent, at)
         yield from follow(song, request, "a", preset, device, *part, rest)
 
@@ -606,16 +647,16 @@ def _wire_runs(
     ) -> Iterator[tuple[Any, ...]]:
         song = studio.song(token)
         first = studio.take(song, "a")
-        song = studio.own(song, "a")
+        song = studio.own(song, *jobs.SLOTS)
         yield from follow(song, request, "b", preset, device, first.start, first.ready, rest)
 
     def go_on(token: str, request: gr.Request) -> Iterator[tuple[Any, ...]]:
-        """What was stopped last, as it was asked for, whatever the settings say by now."""
+        """What was stopped or has not begun, as it was asked for, whatever the settings say."""
         song = studio.song(token)
-        stopped = [take for take in jobs.load_takes(song) if take.state == "stopped"]
-        if not stopped:
+        take = jobs.to_go_on(song)
+        if take is None:
             raise gr.Error("There is nothing to go on with. Press Separate.")
-        song, take = studio.own(song, *jobs.SLOTS), stopped[-1]
+        song = studio.own(song, *jobs.SLOTS)
         work = (take.preset, take.device, take.start, take.frames, take.residual)
         yield from follow(song, request, take.slot, *work)
 
@@ -769,23 +810,26 @@ def _wire_links(
         if mine is not None and not link:
             mine.touch()
             phase, text = "ready", "The page was loaded anew. Your song is still here."
-            takes = []
+            takes, part, slot = [], None, "a"
             if studio.is_busy(mine.token):
                 yield keep, {"opening": "Fetching your song …"}, *(keep,) * 6
             # a run ends where its page goes, at its next block; that of a page which is still
             # open goes on, for this may be a second one
             if studio.wait_for(mine.token):
-                takes = jobs.load_takes(mine)
-                phase = takes[-1].state if takes else phase
-                if phase == "stopped":
-                    text = f"The page was loaded anew. {words.ended(takes[-1], jobs.SAMPLE_RATE)}"
+                takes, part = jobs.load_takes(mine), jobs.to_go_on(mine)
+                if part is not None:
+                    phase, slot = "stopped", part.slot
+                    text = f"The page was loaded anew. {words.ended(part, jobs.SAMPLE_RATE)}"
+                elif takes:
+                    phase, slot = takes[-1].state, takes[-1].slot
             else:
                 text = "This song is being separated in another tab. Load this one anew later."
+            chosen = {take.slot: take.preset for take in [*takes, *([part] if part else [])]}
             yield (
                 mine.token,
-                payload(mine, takes, phase=phase, text=text, slot=takes[-1].slot if takes else "a"),
-                takes[0].preset if takes else preset,
-                takes[1].preset if len(takes) > 1 else preset_b,
+                payload(mine, takes, phase=phase, text=text, slot=slot),
+                chosen.get("a", preset),
+                chosen.get("b", preset_b),
                 gr.update(choices=plots.choices(takes)),
                 tab,
                 gr.update(interactive=bool(runnable)),

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
+import shutil
 import unicodedata
 import zipfile
 from collections.abc import Callable, Iterator, Mapping
@@ -18,6 +20,9 @@ from moises_light.ui import jobs
 from moises_light.ui.jobs import CHANNELS, SAMPLE_RATE, Song, Take
 
 MAX_GAIN = 2.0
+
+KEEP_MIXES = 4
+"""Mixes of one take that are there at once; an older one makes way."""
 
 NAME_BYTES = 120
 """Bytes of a song's name that its files carry."""
@@ -88,7 +93,10 @@ def write(
         raise ValueError("nothing is separated yet; press Separate first")
     # each format in a folder of its own: wav16 and wav24 have the same extension
     # and each mix, since two who opened the same link may want different ones
-    own = jobs.new_token() if what == "mix" else format
+    own = format
+    if what == "mix":
+        gains = checked_faders(take, faders)
+        own = f"{format}-{hashlib.sha256(gains.numpy().tobytes()).hexdigest()[:16]}"
     folder = song.folder / "exports" / f"{take.serial}-{take.ready}-{own}"
     folder.mkdir(parents=True, exist_ok=True)
     extension = audio.FORMATS[format]
@@ -102,7 +110,8 @@ def write(
         blocks = _without(song, take, take.sources.index(MIXES[what]))
         gain = audio.clip_gain(_peak(blocks), format)
     elif what == "mix":
-        blocks = _mixed(song, take, checked_faders(take, faders))
+        _make_way(folder)
+        blocks = _mixed(song, take, gains)
         gain = audio.clip_gain(_peak(blocks), format)
     else:
         known = [*take.sources, "all", *MIXES, "mix"]
@@ -114,6 +123,15 @@ def write(
             for block in blocks():
                 writer.write(block * gain)
     return Export(path, gain)
+
+
+def _make_way(folder: Path) -> None:
+    """Delete the oldest mixes of the take that a mix's folder is for."""
+    serial_and_ready = folder.name.rsplit("-", 2)[0]
+    mixes = [path for path in folder.parent.glob(f"{serial_and_ready}-*-*") if path != folder]
+    mixes.sort(key=lambda path: path.stat().st_mtime)
+    for path in mixes[: max(0, len(mixes) + 1 - KEEP_MIXES)]:
+        shutil.rmtree(path, ignore_errors=True)
 
 
 def checked_faders(take: Take, faders: Mapping[str, float] | None) -> Tensor:

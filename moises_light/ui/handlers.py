@@ -251,9 +251,12 @@ class Studio:
         take = jobs.unfinished(song, take) or take
         ticket = self.turnstile.enter()
         try:
+            if not take.ready:
+                jobs.ask(song, take)
             while place := self.turnstile.place(ticket):
                 yield "queued", words.waiting(place), take
                 if stop.wait(TICK):
+                    jobs.answer(song)
                     take = replace(take, state="stopped")
                     yield "stopped", words.ended(take, jobs.SAMPLE_RATE), take
                     return
@@ -263,11 +266,17 @@ class Studio:
             blocks = self.engine.blocks(song, take)
             now = take
             for now in jobs.separate(song, take, blocks, stop.is_set):
+                if now.ready:
+                    jobs.answer(song)
                 if now.state == "running":
                     yield "running", words.running(now, jobs.SAMPLE_RATE), now
+            jobs.answer(song)
             if now.state == "finished":
                 self.engine.learn(now)
             yield now.state, words.ended(now, jobs.SAMPLE_RATE), now
+        except Exception:  # and not where the connection is lost: who comes back can go on
+            jobs.answer(song)
+            raise
         finally:
             self.turnstile.leave(ticket)
 

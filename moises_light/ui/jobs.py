@@ -6,6 +6,7 @@ or a program asks for later (playback, pictures, files to take away) is read fro
     <root>/<token>/song.json                   what the song is
     <root>/<token>/mixture.{f32,pcm,peaks}     the song at 44.1 kHz
     <root>/<token>/a.{f32,pcm,peaks,json}      its stems by one preset; b.* by another
+    <root>/<token>/asked.json                  a take that was asked for and has no stems yet
 
 `f32` holds float32 samples `[L, S * C]` as the network gave them, `pcm` the same in 16 bits for the
 player, and `peaks` bytes `[n, S]` for its waveforms. All three only ever grow, so that a player
@@ -183,8 +184,12 @@ def load_song(root: Path, token: str | None) -> Song | None:
 
 def load_take(song: Song, slot: str) -> Take | None:
     """The take in that slot, or `None`."""
+    return _kept_take(song, slot)
+
+
+def _kept_take(song: Song, name: str) -> Take | None:
     try:
-        values = json.loads((song.folder / f"{slot}.json").read_text(encoding="utf-8"))
+        values = json.loads((song.folder / f"{name}.json").read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return None
     return take_from(values)
@@ -238,6 +243,22 @@ def fork(song: Song, *slots: str) -> Song:
     copy = replace(song, folder=folder, origin="upload")
     copy.save()
     return copy
+
+
+def ask(song: Song, take: Take) -> None:
+    """Keep what was asked for until there is some of it, should the asker's connection be lost."""
+    _write_json(song.folder / "asked.json", asdict(take))
+
+
+def answer(song: Song) -> None:
+    """Nothing is asked for any more: it is there, or nobody wants it."""
+    (song.folder / "asked.json").unlink(missing_ok=True)
+
+
+def to_go_on(song: Song) -> Take | None:
+    """What can go on: what was asked for and has not begun, else what was stopped last."""
+    stopped = [take for take in load_takes(song) if take.state == "stopped"]
+    return _kept_take(song, "asked") or next(reversed(stopped), None)
 
 
 def unfinished(song: Song, wanted: Take) -> Take | None:

@@ -80,6 +80,7 @@ def payload(
             "peak": song.peak,
         },
         "takes": [_take(song, take) for take in takes],
+        "unfinished": phase in ("finished", "stopped", "failed") and bool(jobs.to_go_on(song)),
     }
 
 

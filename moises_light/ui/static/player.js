@@ -75,7 +75,7 @@ function load(next) {
 function goOn() {
   begun ||= atWork();
   try {
-    const cut = value.phase === 'stopped' && !begun && sessionStorage.getItem('studio-run') === value.token;
+    const cut = value.unfinished && !begun && sessionStorage.getItem('studio-run') === value.token;
     if (atWork()) sessionStorage.setItem('studio-run', value.token); else sessionStorage.removeItem('studio-run');
     if (cut) press('#go-on');
   } catch { /* private window */ }
@@ -361,7 +361,7 @@ function face() {
     bar.setAttribute('aria-valuenow', String(percent)); bar.firstElementChild.style.width = `${percent}%`;
     $('.ml-stop').hidden = !atWork();
     $('.ml-go').hidden = value.phase !== 'ready';
-    $('.ml-on').hidden = value.phase !== 'stopped' || !value.takes.some((take) => take.state === 'stopped');
+    $('.ml-on').hidden = atWork() || !value.unfinished;
     $('.ml-work').hidden = !text;
     bar.hidden = !atWork() && value.phase !== 'stopped';
   }

@@ -152,8 +152,8 @@ class Transport {
     if (this.want !== active) return;      // another switch came meanwhile
     this.active = active;
     this.setMix(mix);
-    // what is scheduled beyond its end would be played as silence
-    if (this.pieces.some((piece) => piece.from + piece.length > this.limit + 1e-4)) this.jump(this.now());
+    // what is scheduled and not there would be played as silence
+    if (this.pieces.some((piece) => keys.some((key) => !piece.nodes.has(key)))) this.jump(this.now());
     else { this.heat(); this.pump(); }
     this.onchange();
   }
@@ -211,7 +211,12 @@ class Transport {
 
   async start(piece, deck, nodes) {
     const buffers = await this.fetch(deck, piece.k).catch(() => null);
-    if (!buffers) { piece.nodes.delete(deck.key); return; }   // it may be there when it is wanted again
+    // none or a part of it yet: more may be there when it is wanted again
+    const reach = buffers ? piece.k * PIECE + buffers[0].length / this.rate : 0;
+    if (reach < piece.from + piece.length - 1e-4) {
+      if (piece.nodes.get(deck.key) === nodes) piece.nodes.delete(deck.key);
+      return;
+    }
     if (piece.run !== this.run || !deck.gains.length) return;
     const late = Math.max(0, this.context.currentTime + 0.02 - piece.when);
     if (late >= piece.length) return;
@@ -367,9 +372,8 @@ class Transport {
   setLoop(loop) {
     // on whole samples, as all joins
     this.loop = loop && loop.map((t) => Math.round(t * this.rate) / this.rate);
-    if (!this.playing) return;
-    const t = this.now();
-    this.jump(this.loop && (t < this.loop[0] || t >= this.loop[1]) ? this.loop[0] : t);
+    const t = this.now(), to = this.loop && (t < this.loop[0] || t >= this.loop[1]) ? this.loop[0] : t;
+    if (this.playing) this.jump(to); else this.position = to;
   }
 
   level(meter) {
