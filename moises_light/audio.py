@@ -385,7 +385,7 @@ def check_format_rate(format: str, sample_rate: int) -> None:
     """Whether a format of `FORMATS` can have that rate.
 
     Raises:
-        ValueError: if it cannot; MP3 knows nine.
+        ValueError: if it cannot; MP3 knows nine, FLAC has high ones in tens of Hz.
     """
     _check_rate(sample_rate)
     if _encoding(format).container == "MP3" and sample_rate not in MP3_RATES:
@@ -393,6 +393,8 @@ def check_format_rate(format: str, sample_rate: int) -> None:
             f"{format} has no {sample_rate} Hz; choose another format, or one of "
             f"{', '.join(map(str, MP3_RATES))} Hz"
         )
+    if _encoding(format).container == "FLAC" and sample_rate > 0xFFFF and sample_rate % 10:
+        raise ValueError(f"{format} has no {sample_rate} Hz; choose another format or rate")
 
 
 def _check_rate(sample_rate: int) -> None:
@@ -488,7 +490,7 @@ def _open_soundfile(path: Path) -> sf.SoundFile:
 
 def _probe_soundfile(path: Path) -> Info:
     with _open_soundfile(path) as file:
-        if file.frames >= 2**48:  # a stream that was never told its length
+        if not 0 < file.frames < 2**48:  # a stream that was never told its length
             raise _Unreadable
         tags = _clean_tags(file.copy_metadata())
         seconds = file.frames / file.samplerate
@@ -1138,6 +1140,7 @@ class StemWriter:
                     writer.write(block.view(-1, self._channels).T * gain)
                     done += block.numel() // self._channels
                     progress(done / (self.frames * len(encoded)))
+            os.unlink(self._raw[stem].name)  # or all would be there twice before they appear
         self._let_appear(encoded)
         self.gain, self.paths, self._finished = gain, dict(self._targets), True
         return gain

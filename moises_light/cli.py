@@ -110,6 +110,8 @@ def separate(args: argparse.Namespace) -> int:
     music = work = 0.0
     for job in plan(args.files, args.output):
         try:
+            if takes_the_place(job, stems, args.format):
+                raise ValueError("a stem would take its place; choose another --output")
             there = existing(job.folder, stems, args.format)
             if there and not args.force:
                 skipped += 1
@@ -259,6 +261,12 @@ def plan(files: Sequence[Path], output: Path) -> list[Job]:
         taken.add(name.casefold())
         jobs.append(Job(song, output / name))
     return jobs
+
+
+def takes_the_place(job: Job, stems: Sequence[str], format: str) -> bool:
+    """Whether one of the stems would be written where the song itself lies."""
+    paths = (job.folder / f"{stem}.{audio.FORMATS[format]}" for stem in stems)
+    return job.song.exists() and any(p.exists() and p.samefile(job.song) for p in paths)
 
 
 def existing(folder: Path, stems: Sequence[str], format: str) -> Path | None:

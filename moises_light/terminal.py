@@ -17,16 +17,20 @@ from tqdm import tqdm
 def say(text: str) -> None:
     """A line for the person, above the progress bar if there is one.
 
-    What a terminal would obey instead of printing, as names of files may hold, is escaped.
+    What a terminal would obey instead of printing, as names of files may hold, is escaped. If
+    nobody reads it any more, the work goes on all the same.
     """
-    tqdm.write(printable(text), file=sys.stderr)
+    try:
+        tqdm.write(printable(text), file=sys.stderr)
+    except OSError:
+        sys.stderr = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115
 
 
 def tell(text: str) -> None:
     """A line of what was asked for; if nobody reads it any more, the work goes on all the same."""
     try:
         print(printable(text), flush=True)
-    except BrokenPipeError:
+    except OSError:  # a pipe that was closed, or a terminal that is gone
         sys.stdout = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115
 
 

@@ -208,7 +208,8 @@ def save(
             weigh nothing, and variances and rotary frequencies do not bear the loss.
 
     Raises:
-        ValueError: if a weight is not finite (in that dtype), or the metadata is not as above.
+        ValueError: if a weight is not finite (in that dtype), the tensors are not those of the
+            model's config, as those of a compiled one, or the metadata is not as above.
     """
     path = Path(path)
     check_name(path)
@@ -221,6 +222,11 @@ def save(
     bad = _not_finite(state_dict)
     if bad:
         raise ValueError(f"not finite as {dtype}, so not saved: {', '.join(bad)}")
+    if problems := _differences(_expected(model.config), state_dict):
+        raise ValueError(
+            f"{path.name} would not fit the network of its config, so not saved: "
+            f"{'; '.join(problems[:3])}"
+        )
     write_tensors(path, state_dict, header)
 
 

@@ -587,6 +587,15 @@ def test_a_wav_from_a_pipe_is_whole(tmp_path: Path) -> None:
     assert told == []
 
 
+def test_a_wav_that_was_never_finished_is_as_long_as_its_samples(tmp_path: Path) -> None:
+    sf.write(tmp_path / "a.wav", np.zeros((RATE, 2)), RATE)
+    data = bytearray((tmp_path / "a.wav").read_bytes())
+    data[4:8] = data[40:44] = bytes(4)  # as a recorder leaves them whose battery is empty
+    (tmp_path / "a.wav").write_bytes(data)
+    assert load(tmp_path / "a.wav").shape == (2, RATE)
+    assert probe(tmp_path / "a.wav").seconds == pytest.approx(1.0, abs=0.01)
+
+
 @pytest.mark.parametrize(
     ("sample", "message"),
     [
@@ -1021,6 +1030,21 @@ def test_stems_are_turned_down_by_one_gain(tmp_path: Path, format: str) -> None:
     elif format != "mp3":
         # what added up to the song still does, but for a step of rounding for each stem
         assert (y.sum(0) - x.sum(0) * stems.gain).abs().max() <= 4 * 2**-16
+
+
+def test_stems_never_lie_on_the_disk_twice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Before they appear; else a long song could fill the disk when all the work is done."""
+    x, most = noise(4, 2, RATE), 0
+
+    def look(_: float) -> None:
+        nonlocal most
+        most = max(most, sum(p.stat().st_size for p in tmp_path.rglob("*") if p.is_file()))
+
+    with StemWriter(tmp_path / "song", ["a", "b", "c", "d"], "wav32f") as stems:
+        stems.write(x)
+        stems.finish(look)
+    one = RATE * 2 * 4
+    assert 4 * one < most < 5.1 * one
 
 
 def test_quiet_stems_are_left_as_they_are(tmp_path: Path) -> None:

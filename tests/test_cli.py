@@ -106,7 +106,10 @@ def test_a_rate_that_a_format_lacks_is_told_before_the_work(
     assert capsys.readouterr().err.startswith(
         "x.wav: mp3 has no 96000 Hz; choose another format, or one of 8000, "
     )
+    assert run("x.wav", "-o", "out", "--format", "flac", "--rate", "96096") == 1
+    assert "flac has no 96096 Hz; choose another format or rate" in capsys.readouterr().err
     assert not Path("out").exists()
+    assert run("x.wav", "-o", "high", "--format", "flac", "--rate", "88200") == 0
     with pytest.raises(SystemExit) as end:
         run(song("x.wav"), "--rate", "fast")
     assert end.value.code == 2
@@ -247,6 +250,32 @@ def test_what_is_there_is_kept_unless_forced(capsys: pytest.CaptureFixture[str])
     assert run(path, "-o", "out", "--force") == 0
     assert tree("out") == [f"x/{name}.wav" for name in sorted(SOURCES)]
     assert sf.info(stem).frames == sf.info(path).frames
+
+
+@pytest.mark.parametrize("own", ["vocals", "drums"])
+def test_no_stem_takes_the_place_of_the_song(capsys: pytest.CaptureFixture[str], own: str) -> None:
+    path = song(f"{own}/{own}.wav")
+    Path(own, "vocals.wav").touch()  # and a stem that was there before
+    before = path.read_bytes()
+    assert run(path, "-o", ".", "--force") == 1
+    assert "a stem would take its place; choose another --output" in capsys.readouterr().err
+    assert path.read_bytes() == before
+    assert run(path, "-o", ".", "--force", "--stems", "bass") == 0
+    assert tree(own) == sorted({f"{own}.wav", "vocals.wav", "bass.wav"})
+
+
+def test_a_batch_goes_on_when_its_terminal_is_gone(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Gone(io.StringIO):
+        def write(self, text: str) -> int:
+            raise OSError(5, "Input/output error")
+
+    for name in ("a", "b"):
+        song(f"{name}.wav")
+    Path("bad.wav").write_bytes(b"no audio")
+    monkeypatch.setattr(sys, "stdout", Gone())
+    monkeypatch.setattr(sys, "stderr", Gone())
+    assert run("a.wav", "bad.wav", "b.wav", "-o", "out") == 1
+    assert sorted(path.name for path in Path("out").iterdir()) == ["a", "b"]
 
 
 def test_stems_that_would_clip_are_turned_down_and_it_is_said(

@@ -418,6 +418,13 @@ def test_bad_input_is_refused_in_one_sentence(mixture: torch.Tensor, words: str)
     assert words in str(error.value)
 
 
+def test_the_network_can_be_exported() -> None:
+    torch.manual_seed(0)
+    model, mixture = tiny().eval(), torch.randn(1, 2, 4000)
+    exported = torch.export.export(model, (mixture,)).module()
+    torch.testing.assert_close(exported(mixture), model(mixture))
+
+
 @pytest.mark.parametrize(
     ("changes", "words"),
     [

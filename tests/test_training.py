@@ -34,6 +34,7 @@ from moises_light.training.losses import (
     band_energies,
     loss_bands,
     mae_loss,
+    narrow,
     presence,
     snr_loss,
 )
@@ -283,6 +284,60 @@ def test_a_teacher_tells_apart_what_is_known_as_a_sum_and_learns_nothing() -> No
     assert not any(m.training for m in teacher.modules())
     after = teacher.state_dict()
     assert all(torch.equal(after[key], x) for key, x in before.items())
+
+
+def test_narrow_examples_are_asked_for_as_narrow_and_the_teacher_hears_them_wide() -> None:
+    torch.manual_seed(0)
+    sizes = {**TINY, "freq_dim": 256}
+    teacher, model = MoisesLight(**sizes), MoisesLight(**sizes)
+    mixture, sources = (t[None] for t in Tones(128 * 63).draw(0))
+    widths = torch.tensor([[0.0, 1.0, 1.0, 1.0, 1.0]])
+    centred = sources.clone()
+    centred[:, 0] = sources[:, 0].mean(1, keepdim=True)
+    plain = Objective(model, "bands", False)
+    torch.testing.assert_close(
+        plain(mixture, sources, widths), plain(mixture + (centred - sources).sum(1), centred)
+    )
+    # also of what is known as a sum alone
+    unknown, whole = sources.clone(), torch.full((1, 5), 0.5)
+    unknown[0, 1:] = torch.nan
+    half = narrow(torch.cat([mixture[:, None], unknown], 1), whole)
+    torch.testing.assert_close(
+        plain(mixture, unknown, whole), plain(half[:, 0], half[:, 1:]), rtol=1e-4, atol=1e-4
+    )
+    taught = Objective(model, "bands", False, teacher=teacher, teaching=1.0)
+    given = narrow(taught.taught(mixture), widths[:, :-1])
+    heard = taught.spectrum(mixture + (centred - sources).sum(1))
+    with torch.no_grad():
+        estimate = model.estimate_masks(heard) * heard[:, None]
+        expected = taught.distance(estimate, given, heard)
+        torch.testing.assert_close(taught(mixture, sources, widths), expected)
+
+
+def test_widths_hang_on_the_example_alone() -> None:
+    config = TrainConfig(narrow=0.5, seed=3, batch_size=8, accumulate=2)
+    drawn = [config.widths(number, ("drums", "vocals")) for number in range(1000)]
+    assert config.widths(7, ("drums", "vocals")) == drawn[7]
+    plain = [w for w in drawn if w == [1.0, 1.0, 1.0]]
+    whole = [w for w in drawn if w[0] == w[1] == w[2] < 1]
+    voice = [w for w in drawn if w[0] == w[2] == 1 > w[1]]
+    assert len(plain) + len(whole) + len(voice) == 1000
+    assert 450 < len(plain) < 550
+    assert 150 < len(whole) < 250
+    assert 0.4 < sum(w[1] == 0 for w in whole + voice) / 500 < 0.6
+    assert all(w == [1.0] * 3 for w in (TrainConfig().widths(n, SOURCES[:2]) for n in range(50)))
+    numbers = [
+        number
+        for part in range(2)
+        for rank in range(2)
+        for number in loop.example_numbers(config, 3, part, rank, 2)
+    ]
+    assert sorted(numbers) == list(range(24, 32))
+    for rank in range(2):
+        drawn_by = iter(loop.Indices(config, 3, rank, 2))
+        for part in range(2):
+            asked = loop.example_numbers(config, 3, part, rank, 2)
+            assert [next(drawn_by) for _ in asked] == list(asked)
 
 
 def test_a_teacher_of_another_range_teaches_what_both_have() -> None:
@@ -621,6 +676,7 @@ def test_a_run_without_an_end_is_refused(tmp_path: Path) -> None:
         ({"preset": "huge"}, "no preset is called 'huge'"),
         ({"teaching": 1.5}, "teaching=1.5; choose a share from 0 to 1"),
         ({"teacher": "paper_large", "loss": "mae"}, "which mae does not compare; choose bands"),
+        ({"narrow": -0.1}, "narrow=-0.1; choose a share from 0 to 1"),
         ({"frozen_norms": True}, "frozen_norms keeps the statistics of a start; give start"),
     ],
 )
@@ -814,6 +870,13 @@ def test_evaluate_makes_the_folder_of_its_rows(tmp_path: Path) -> None:
     assert cli.main([*command, "--estimates", str(tmp_path / "theirs")]) == 0
     assert json.loads(rows.read_text())["source"] == "bass"
     assert cli.main([*command, "--estimates", str(tmp_path / "nowhere")]) == 2
+    # nor does a wrong folder cost the rows of an earlier run, which a right one replaces
+    command[1] = str(tmp_path / "false")
+    assert cli.main([*command, "--estimates", str(tmp_path / "theirs")]) == 2
+    command[1] = str(tmp_path / "true")
+    assert len(rows.read_text().splitlines()) == 1
+    assert cli.main([*command, "--estimates", str(tmp_path / "theirs")]) == 0
+    assert len(rows.read_text().splitlines()) == 1
 
 
 def test_an_unreadable_song_costs_no_scores_of_those_before(

@@ -134,6 +134,14 @@ def test_a_name_may_be_as_long_as_a_file_system_allows(
     assert list(tmp_path.iterdir()) == [path]
 
 
+def test_save_refuses_what_load_would(tiny_model: MoisesLight, tmp_path: Path) -> None:
+    path = tmp_path / "compiled.safetensors"
+    with pytest.raises(ValueError, match="would not fit the network of its config") as error:
+        weights.save(torch.compile(tiny_model), path)
+    assert "missing first_conv" in str(error.value)
+    assert not path.exists()
+
+
 def test_save_refuses_what_is_not_finite(tiny_model: MoisesLight, tmp_path: Path) -> None:
     with torch.no_grad():
         tiny_model.source_head.weight[0, 0] = 1e6

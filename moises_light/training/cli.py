@@ -140,12 +140,17 @@ def evaluate(args: argparse.Namespace) -> int:
         tracks = scores.song_folders(args.material, args.estimates)
     if args.rows:  # a wrong folder is told before the work, not after it
         args.rows.parent.mkdir(parents=True, exist_ok=True)
-        args.rows.write_text("")
+        args.rows.open("a").close()
+    fresh = True  # earlier rows make way for the first new one, and for no wrong folder
 
     def tell(name: str, rows: list[dict[str, Any]]) -> None:
+        nonlocal fresh
         told = ", ".join(f"{row['source']} {row['sdr']:.2f} dB" for row in rows)
         say(f"{name}: {told or 'no source to score'}")
         if args.rows:
+            if fresh:
+                args.rows.write_text("")
+            fresh = False
             scores.append_rows(rows, args.rows)
 
     rows = scores.evaluate(tracks, separator, args.estimates, args.bss_eval, tell)

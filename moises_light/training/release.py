@@ -183,6 +183,7 @@ def _run_text(card: Mapping[str, Any]) -> str:
         + (f", {' and '.join(focus_of)} {focus:g}" if focus != 1.0 else "")
         + ")"
         + (_teacher_text(run) if run.get("teacher") else "")
+        + (f", {run['narrow']:.0%} of the examples narrow or mono" if run.get("narrow") else "")
         + f", AdamW with a peak of {run['lr']:g}, moving average "
         f"{run['ema']:g}, "
         + ("batch norms frozen, " if run.get("frozen_norms") else "")

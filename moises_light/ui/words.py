@@ -144,7 +144,7 @@ def waiting(place: int) -> str:
     return f"Number {place} in line. You can listen to the original meanwhile."
 
 
-def earlier_links(made: Sequence[tuple[Any, ...]]) -> str:
+def earlier_links(made: Sequence[Sequence[Any]]) -> str:
     """Markdown that lists a visitor's earlier links.
 
     Args:
