@@ -11,7 +11,7 @@ alone, here *accompaniment*.
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -33,6 +33,7 @@ from moises_light.training.losses import (
     join,
     known_apart,
     loss_bands,
+    narrow,
 )
 from moises_light.training.mixing import MixtureDataset, draw_batch, select
 
@@ -71,6 +72,17 @@ def pieces(corpus: Path, each: int, length: int = LENGTH, split: str = "backed")
                 torch.stack([track.mixture[:, cut] for cut in cuts]),
                 torch.stack([sources[..., cut] for cut in cuts]),
             )
+
+
+def narrowed(batches: Iterable[Batch], voice_alone: bool) -> Iterator[Batch]:
+    """The same in mono, or with the vocals alone in mono, as they often stand in the middle."""
+    for mixture, sources in batches:
+        parts = torch.cat([sources, (mixture - sources.nan_to_num().sum(1))[:, None]], dim=1)
+        widths = torch.zeros(parts.shape[:2])
+        if voice_alone:
+            widths[:, [i for i in range(parts.shape[1]) if i != SOURCES.index("vocals")]] = 1.0
+        parts = narrow(parts, widths)
+        yield parts.nan_to_num().sum(1), parts[:, :-1]
 
 
 @torch.no_grad()
@@ -122,12 +134,24 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--examples", type=int, default=48, help="of the held-out split")
     parser.add_argument("--pieces", type=int, default=4, help="of each track of `backed`, `in_key`")
     parser.add_argument("--frames", type=int, default=RUN.frames, help="STFT frames of an excerpt")
+    parser.add_argument(
+        "--width",
+        choices=("as it is", "mono", "mono voice"),
+        default="as it is",
+        help="of the excerpts, or of their vocals alone",
+    )
     options = parser.parse_args(arguments)
     length = replace(RUN, frames=options.frames).segment_length
     sets = {"held out": list(drawn(options.corpus, options.examples, length))}
     for split in BACKED_SPLITS if options.pieces else ():
         if (options.corpus / split).is_dir():
             sets[split] = list(pieces(options.corpus, options.pieces, length, split))
+    if options.width != "as it is":
+        alone = options.width == "mono voice"
+        sets = {
+            f"{name}, {options.width}": list(narrowed(batches, alone))
+            for name, batches in sets.items()
+        }
     columns = [f"to {edge:g} Hz" for edge in COLUMNS] + ["above"]
     print(f"| weights | set | source | loss | {' | '.join(columns)} |")
     print("|---" * (4 + len(columns)) + "|")

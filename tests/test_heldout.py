@@ -113,3 +113,19 @@ def test_excerpts_are_as_long_as_is_asked_and_of_the_sets_that_there_are(
     assert [cells[1] for cells in lines[::2]] == ["held out", "backed", "in_key"]
     with pytest.raises(ValueError, match="multiple of 8"):
         heldout.main([*arguments, "--frames", "100"])
+
+
+def test_excerpts_in_mono_and_with_the_voice_in_the_middle() -> None:
+    torch.manual_seed(0)
+    known = torch.randn(1, 4, 2, 100)
+    unknown = known.clone()
+    unknown[:, 1:] = torch.nan
+    for sources in (known, unknown):
+        batch = known.sum(1), sources
+        [(mixture, narrower)] = heldout.narrowed([batch], voice_alone=False)
+        torch.testing.assert_close(mixture, known.sum(1).mean(1, keepdim=True).expand(1, 2, 100))
+        torch.testing.assert_close(narrower[:, 0, 0], narrower[:, 0, 1])
+        [(mixture, narrower)] = heldout.narrowed([batch], voice_alone=True)
+        middle = known[:, 0].mean(1, keepdim=True)
+        torch.testing.assert_close(mixture, known[:, 1:].sum(1) + middle)
+        torch.testing.assert_close(narrower[:, 1:], sources[:, 1:], equal_nan=True)
