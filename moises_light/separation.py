@@ -28,6 +28,14 @@ PIECE = 2**20
 """Samples that are looked at together, so that a check needs no mask of a song's length."""
 
 
+SIDES_FROM, SIDES_LATER, SIDES_LEVEL = 200.0, 0.012, 0.4
+"""Sides that `with_sides` makes up: above so many Hz, so many seconds later, and how strong."""
+
+
+INAUDIBLE = 1e-5
+"""Energy of the sides beside that of the middle, up to which stereo is mono: -50 dB."""
+
+
 MIXES = {"karaoke": "vocals", "drumless": "drums"}
 """Mixes that are the song less one stem, so that what no stem claims stays in them."""
 
@@ -204,6 +212,31 @@ def hop_lengths(hop_length: int, offsets: Sequence[int]) -> Iterator[int]:
     yield from cycle(b - a for a, b in pairwise([*starts, starts[0] + hop_length]))
 
 
+def is_mono(audio: Tensor) -> bool:
+    """Whether `[C, l]` is stereo whose two channels are the same, but for what nobody hears."""
+    if len(audio) != 2:
+        return False
+    left, right = audio.double()
+    middle, sides = (left + right) / 2, (left - right) / 2
+    return bool(sides.square().sum() <= INAUDIBLE * middle.square().sum())
+
+
+def with_sides(audio: Tensor, sample_rate: int) -> Tensor:
+    """Stereo from mono: what is in the middle comes from the sides a little later, too.
+
+    The sides of the left channel are those of the right one turned over, so the mean of the two
+    channels is the mono that it was. The bass stays in the middle, where mixes have it.
+
+    Shape: `[2, l] -> [2, l]`.
+    """
+    middle, n = audio.mean(0), audio.shape[-1]
+    hertz = torch.fft.rfftfreq(n, 1 / sample_rate)
+    rise = torch.sigmoid(6 * torch.log2(hertz.clamp(min=1.0) / SIDES_FROM))
+    later = torch.exp(-2j * torch.pi * SIDES_LATER * hertz)
+    sides = SIDES_LEVEL * torch.fft.irfft(torch.fft.rfft(middle) * rise * later, n=n)
+    return torch.stack([middle + sides, middle - sides])
+
+
 class Separator:
     """Separate songs of any length, as a whole or as a stream.
 
@@ -221,6 +254,9 @@ class Separator:
             to the mixture; `None` leaves the sources as the network gave them.
         device: where the network runs: `cpu`, `cuda`, `cuda:1`, `mps` ...
         seed: decides the places of the shifts.
+        widen_mono: let the network hear a segment that `is_mono` as it is `with_sides`, and give
+            its sources back in mono. Networks that learnt from stereo alone take what has
+            no sides for a bass.
 
     Raises:
         ValueError: if an argument is outside its range, a device is not there, or `residual`
@@ -245,8 +281,10 @@ class Separator:
         residual: str | None = None,
         device: str | torch.device = "cpu",
         seed: int = 0,
+        widen_mono: bool = True,
     ) -> None:
         self.model = model
+        self.widen_mono = widen_mono
         self.sources = tuple(model.sources)
         self.sample_rate = int(model.sample_rate)
         self.device = _device(device)
@@ -358,7 +396,13 @@ class Separator:
                 close()
 
     def _separate(self, batch: list[Segment]) -> Iterator[tuple[Segment, Tensor]]:
-        mixtures = torch.stack([segment.audio for segment in batch])
+        mono = [self.widen_mono and is_mono(segment.audio) for segment in batch]
+        mixtures = torch.stack(
+            [
+                with_sides(segment.audio, self.sample_rate) if flat else segment.audio
+                for segment, flat in zip(batch, mono, strict=True)
+            ]
+        )
         # not held open across a yield: the caller's own code would run in inference mode
         with torch.inference_mode():
             estimates = self.model(mixtures.to(self.device))
@@ -371,7 +415,7 @@ class Separator:
             )
         if self.device.type == "mps":
             estimates = estimates.cpu()  # MPS has no double precision
-        for segment, estimate in zip(batch, estimates, strict=True):
+        for segment, estimate, flat in zip(batch, estimates, mono, strict=True):
             if not torch.isfinite(estimate).all():
                 second = segment.start / self.sample_rate
                 raise ValueError(
@@ -379,6 +423,8 @@ class Separator:
                     f"its weights are damaged or its precision is too low"
                 )
             sources = estimate.double()
+            if flat:
+                sources = sources.mean(1, keepdim=True).expand_as(sources)
             if self.residual is not None:
                 # sums commute with the weighted mean to come, so each segment can do it by itself
                 mixture = segment.audio.to(sources)

@@ -244,6 +244,44 @@ def test_hops_go_round_in_one_hop_length() -> None:
 # ------------------------------------------------------------------------------------ residual
 
 
+def test_mono_is_heard_with_sides_and_comes_back_as_mono() -> None:
+    heard: list[Tensor] = []
+
+    def same(x: Tensor) -> Tensor:
+        heard.extend(x)
+        return x
+
+    model = Fake(same=same, louder_right=lambda x: x * torch.tensor([[1.0], [3.0]]))
+    model.sample_rate = 8000  # 200 Hz and below have no sides
+    mono = song(7000, channels=1).expand(2, -1)
+    kept, uneven = Separator(model, segment=0.4)(mono)
+    assert_close(kept, mono, rtol=0, atol=1e-6)
+    assert torch.equal(uneven[0], uneven[1])
+    for piece in heard:
+        assert_close(piece.mean(0), piece.flip(0).mean(0))
+        assert (piece[0] - piece[1]).square().mean() > 0.05 * piece.square().mean()
+    heard.clear()
+    stereo = mono.clone()
+    stereo[1] *= 1.01
+    kept, _ = Separator(model, segment=0.4, overlap=0)(stereo)
+    assert torch.equal(heard[0], stereo[:, :3200]), "what has sides is heard as it is"
+    assert_close(kept, stereo, rtol=0, atol=1e-6)
+    heard.clear()
+    Separator(model, segment=0.4, overlap=0, widen_mono=False)(mono)
+    assert torch.equal(heard[0], mono[:, :3200])
+
+
+def test_sides_that_are_made_up_leave_the_bass_in_the_middle() -> None:
+    rate = 8000
+    t = torch.arange(rate) / rate
+    for hertz, share in ((60.0, 1e-3), (1000.0, separation.SIDES_LEVEL**2)):
+        mono = torch.sin(2 * torch.pi * hertz * t).expand(2, -1)
+        left, right = separation.with_sides(mono, rate)
+        assert_close((left + right) / 2, mono[0])
+        ratio = ((left - right) / 2).square().sum() / mono[0].square().sum()
+        assert ratio == pytest.approx(share, rel=0.05) if hertz > 200 else ratio < share
+
+
 def test_the_residual_makes_the_sources_add_up_to_the_mixture() -> None:
     x = song(1234)
     for shifts in (0, 3):
