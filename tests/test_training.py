@@ -860,6 +860,15 @@ def test_missing_estimates_are_told(tmp_path: Path, caplog: pytest.LogCaptureFix
         evaluate.evaluate(tracks, None, tmp_path)
 
 
+def test_tracks_can_be_scored_in_mono() -> None:
+    mixture, sources = Tones(8000).draw(0)
+    named = dict(zip(SOURCES, sources, strict=True))
+    [track] = evaluate.in_mono([evaluate.ScoredTrack("one", mixture, named)])
+    assert torch.equal(track.mixture[0], track.mixture[1])
+    torch.testing.assert_close(sum(track.sources.values()), track.mixture)
+    torch.testing.assert_close(track.sources["bass"][1], named["bass"].mean(0))
+
+
 def test_evaluate_makes_the_folder_of_its_rows(tmp_path: Path) -> None:
     x = 0.1 * np.random.default_rng(0).standard_normal((44100, 2))
     for folder in ("true/song", "theirs/song"):

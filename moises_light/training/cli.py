@@ -103,6 +103,13 @@ def add_evaluate_arguments(parser: argparse.ArgumentParser) -> None:
         "to the song from MATERIAL, written 'A - B' for A/B",
     )
     parser.add_argument("--split", default="heldout", help="of a corpus")
+    parser.add_argument("--mono", action="store_true", help="fold every track to mono first")
+    parser.add_argument(
+        "--widen-mono",
+        action=argparse.BooleanOptionalAction,
+        default=True,
+        help="let the network hear mono with made-up sides",
+    )
     parser.add_argument("--overlap", type=float, default=0.25)
     parser.add_argument("--segment", type=float, default=6.0, help="seconds")
     parser.add_argument("--device", default="cpu", choices=("cpu", "cuda", "mps"))
@@ -133,11 +140,19 @@ def evaluate(args: argparse.Namespace) -> int:
     if args.estimates is None:
         model = MoisesLight.from_pretrained(args.preset, args.checkpoints)
         model.set_precision(args.precision)
-        separator = Separator(model, segment=args.segment, overlap=args.overlap, device=args.device)
+        separator = Separator(
+            model,
+            segment=args.segment,
+            overlap=args.overlap,
+            device=args.device,
+            widen_mono=args.widen_mono,
+        )
     if (args.material / args.split / "index.jsonl").is_file():
         tracks = scores.corpus_tracks(args.material, args.split, args.estimates)
     else:
         tracks = scores.song_folders(args.material, args.estimates)
+    if args.mono:
+        tracks = scores.in_mono(tracks)
     if args.rows:  # a wrong folder is told before the work, not after it
         args.rows.parent.mkdir(parents=True, exist_ok=True)
         args.rows.open("a").close()

@@ -107,6 +107,17 @@ def corpus_tracks(
         yield ScoredTrack(track.name, mixture, rows)
 
 
+def in_mono(tracks: Iterable[ScoredTrack]) -> Iterator[ScoredTrack]:
+    """The same tracks as old records and microphones give them: both channels are their mean."""
+
+    def fold(audio: Tensor) -> Tensor:
+        return audio.mean(0, keepdim=True).repeat(len(audio), 1)
+
+    for track in tracks:
+        sources = {source: fold(x) for source, x in track.sources.items()}
+        yield ScoredTrack(track.name, fold(track.mixture), sources)
+
+
 def evaluate(
     tracks: Iterable[ScoredTrack],
     separator: Separator | None,
