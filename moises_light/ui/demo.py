@@ -410,10 +410,10 @@ def _share_tab(
         said = "The link is deleted; nobody can open it any more."
         return hidden, said, hidden, hidden, None, gr.skip(), before
 
-    def put_away(made: list[Any] | None, before: list[list[Any]]) -> Any:
+    def put_away(made: list[Any] | None, before: list[list[Any]]) -> tuple[Any, ...]:
         """List the link with the earlier ones."""
         if not made:
-            return gr.skip()
+            return gr.skip(), "", *[gr.skip()] * 5
         before = [*before, made]
         return hidden, "", hidden, hidden, None, words.earlier_links(before), before
 
@@ -710,7 +710,6 @@ def _wire_runs(
         run.then(after, rest, shown, **QUIET).then(*quoting, **QUIET).then(
             *share["settle"], **QUIET
         )
-    for run in (second, third):
         run.then(price_b, priced, compare["price"], **QUIET)
     desk["stop"].click(studio.stop, token, None, queue=False, **QUIET)
     # who only listens keeps the song, too
