@@ -229,11 +229,14 @@ def with_sides(audio: Tensor, sample_rate: int) -> Tensor:
 
     Shape: `[2, l] -> [2, l]`.
     """
-    middle, n = audio.mean(0), audio.shape[-1]
-    hertz = torch.fft.rfftfreq(n, 1 / sample_rate)
+    middle = audio.mean(0)
+    n = middle.shape[-1]
+    padded = n + 2 * round(SIDES_LATER * sample_rate)  # or its end would sound at its beginning
+    hertz = torch.fft.rfftfreq(padded, 1 / sample_rate)
     rise = torch.sigmoid(6 * torch.log2(hertz.clamp(min=1.0) / SIDES_FROM))
     later = torch.exp(-2j * torch.pi * SIDES_LATER * hertz)
-    sides = SIDES_LEVEL * torch.fft.irfft(torch.fft.rfft(middle) * rise * later, n=n)
+    spectrum = torch.fft.rfft(middle, n=padded) * rise * later
+    sides = SIDES_LEVEL * torch.fft.irfft(spectrum, n=padded)[:n]
     return torch.stack([middle + sides, middle - sides])
 
 

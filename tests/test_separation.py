@@ -271,6 +271,16 @@ def test_mono_is_heard_with_sides_and_comes_back_as_mono() -> None:
     assert torch.equal(heard[0], mono[:, :3200])
 
 
+def test_silence_before_mono_stays_silence() -> None:
+    model = identity()
+    model.sample_rate = 8000
+    mono = torch.cat([torch.zeros(1, 800), song(2400, channels=1)], dim=1).expand(2, -1)
+    assert not Separator(model, segment=0.4)(mono)[..., :800].abs().gt(1e-6).any()
+    heard = separation.with_sides(mono, 8000)[:, :800]
+    assert heard.abs().max() < 0.03 * mono.abs().max()  # the rise rings a little
+    assert heard[:, :600].abs().max() < 1e-3
+
+
 def test_sides_that_are_made_up_leave_the_bass_in_the_middle() -> None:
     rate = 8000
     t = torch.arange(rate) / rate

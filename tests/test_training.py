@@ -305,6 +305,11 @@ def test_narrow_examples_are_asked_for_as_narrow_and_the_teacher_hears_them_wide
     torch.testing.assert_close(
         plain(mixture, unknown, whole), plain(half[:, 0], half[:, 1:]), rtol=1e-4, atol=1e-4
     )
+    # what a codec took of the voice's sides does not stay behind when they go
+    coded = mixture + 0.1 * (sources[:, 0].flip(1) - sources[:, 0])
+    middle = coded - sources.sum(1)
+    middle = centred.sum(1) + middle.mean(1, keepdim=True)
+    torch.testing.assert_close(plain(coded, sources, widths), plain(middle, centred))
     taught = Objective(model, "bands", False, teacher=teacher, teaching=1.0)
     given = narrow(taught.taught(mixture), widths[:, :-1])
     heard = taught.spectrum(mixture + (centred - sources).sum(1))

@@ -404,7 +404,9 @@ def calibrated(
                 first + batch * config.batch_size, first + (batch + 1) * config.batch_size
             )
             mixture, sources = draw_batch(dataset, numbers, model.sources)
-            objective(mixture.to(device), sources.to(device))
+            widths = [config.widths(number, model.sources) for number in numbers]
+            narrower = torch.tensor(widths, device=device) if config.narrow else None
+            objective(mixture.to(device), sources.to(device), narrower)
     for norm in norms:
         norm.momentum = 0.1
     return model.eval()

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import os
-import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 from urllib.parse import urlencode
@@ -425,8 +425,8 @@ def _share_tab(
         return put_away(made, before)
 
     def recall(kept: list[list[Any]]) -> tuple[Any, ...]:
-        """The links that this tab had made before it was loaded anew."""
-        kept = [link for link in kept if Made(*link).expires > time.time()]
+        """The links that this tab had made before it was loaded anew, if they are still there."""
+        kept = [link for link in kept if studio.shares.look(link[0])]
         return kept, words.earlier_links(kept)
 
     outputs = [link, until, delete_link, delete, made, earlier, before]
@@ -818,7 +818,8 @@ def _wire_links(
                 takes, part = jobs.load_takes(mine), jobs.to_go_on(mine)
                 if part is not None:
                     phase, slot = "stopped", part.slot
-                    text = f"The page was loaded anew. {words.ended(part, jobs.SAMPLE_RATE)}"
+                    ended = words.ended(replace(part, state=phase), jobs.SAMPLE_RATE)
+                    text = f"The page was loaded anew. {ended}"
                 elif takes:
                     phase, slot = takes[-1].state, takes[-1].slot
             else:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import re
 import shutil
 import unicodedata
@@ -110,6 +111,7 @@ def write(
         blocks = _without(song, take, take.sources.index(MIXES[what]))
         gain = audio.clip_gain(_peak(blocks), format)
     elif what == "mix":
+        os.utime(folder)  # the newest, also where it was there before
         _make_way(folder)
         blocks = _mixed(song, take, gains)
         gain = audio.clip_gain(_peak(blocks), format)
@@ -129,9 +131,16 @@ def _make_way(folder: Path) -> None:
     """Delete the oldest mixes of the take that a mix's folder is for."""
     serial_and_ready = folder.name.rsplit("-", 2)[0]
     mixes = [path for path in folder.parent.glob(f"{serial_and_ready}-*-*") if path != folder]
-    mixes.sort(key=lambda path: path.stat().st_mtime)
+    mixes.sort(key=_age)
     for path in mixes[: max(0, len(mixes) + 1 - KEEP_MIXES)]:
         shutil.rmtree(path, ignore_errors=True)
+
+
+def _age(folder: Path) -> float:
+    try:
+        return folder.stat().st_mtime
+    except OSError:  # another visitor's mix has just taken its place
+        return 0.0
 
 
 def checked_faders(take: Take, faders: Mapping[str, float] | None) -> Tensor:
