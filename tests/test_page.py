@@ -542,9 +542,10 @@ def test_a_run_that_waited_in_line_is_asked_for_again_when_its_page_is_back(
 def test_who_waits_with_a_shared_result_still_has_it(
     visit: Callable[..., Any], server: Server, song: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    separate(visit(), song)
-    newest = max(server.songs(), key=lambda folder: folder.stat().st_mtime)
-    result = jobs.load_song(newest.parent, newest.name)
+    first = visit()
+    separate(first, song)
+    token = first.evaluate("sessionStorage.getItem('studio-song')")
+    result = jobs.load_song(server.songs()[0].parent, token)
     link = Shares().create(result, jobs.load_takes(result))
     monkeypatch.setattr(ByFrequency, "pause", 4.0)
     begin(visit(), song)
