@@ -680,7 +680,7 @@ def test_a_page_keeps_the_keys_of_its_links(
     server.demo.app.state_holder.session_data.clear()
     page.click("#share-delete")
     page.wait_for_function(
-        "document.querySelector('#share-until').textContent.includes('nobody can open it')"
+        "document.querySelector('#share-until')?.textContent.includes('nobody can open it')"
     )
     shares = Shares()
     assert shares.look(third) is None
@@ -700,11 +700,11 @@ def test_a_speed_that_was_measured_is_told_at_once(visit: Callable[..., Any], so
     separate(visit(), song)
     page = visit()
     page.wait_for_function(
-        "document.querySelector('#price').textContent.includes('A minute of music takes about')"
+        "document.querySelector('#price')?.textContent.includes('A minute of music takes about')"
     )
     page = visit("?example=francium")
     page.wait_for_function(
-        "document.querySelector('#price').textContent.includes('This takes about')"
+        "document.querySelector('#price')?.textContent.includes('This takes about')"
     )
 
 

@@ -474,7 +474,7 @@ $('.ml-stop').onclick = () => { $('.ml-status').textContent = 'Stopping …'; pr
 $('.ml-on').onclick = () => press('#go-on');
 $('.ml-go').onclick = () => {
   const go = document.querySelector('#go');
-  if (go && go.disabled && value) { value = {...value, text: document.querySelector('#price').textContent.trim()}; face(); } else press('#go');
+  if (go && go.disabled && value) { value = {...value, text: document.querySelector('#price')?.textContent.trim() ?? ''}; face(); } else press('#go');
 };
 $('.ml-seek').oninput = (event) => hold(+event.target.value);
 $('.ml-seek').onchange = (event) => release(+event.target.value);
