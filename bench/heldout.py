@@ -33,7 +33,7 @@ from moises_light.training.losses import (
     join,
     known_apart,
     loss_bands,
-    narrow,
+    narrowed,
 )
 from moises_light.training.mixing import MixtureDataset, draw_batch, select
 
@@ -74,15 +74,14 @@ def pieces(corpus: Path, each: int, length: int = LENGTH, split: str = "backed")
             )
 
 
-def narrowed(batches: Iterable[Batch], voice_alone: bool) -> Iterator[Batch]:
+def in_mono(batches: Iterable[Batch], voice_alone: bool) -> Iterator[Batch]:
     """The same in mono, or with the vocals alone in mono, as they often stand in the middle."""
     for mixture, sources in batches:
-        parts = torch.cat([sources, (mixture - sources.nan_to_num().sum(1))[:, None]], dim=1)
-        widths = torch.zeros(parts.shape[:2])
+        widths = torch.zeros(len(sources), len(SOURCES) + 1)
         if voice_alone:
-            widths[:, [i for i in range(parts.shape[1]) if i != SOURCES.index("vocals")]] = 1.0
-        parts = narrow(parts, widths)
-        yield parts.nan_to_num().sum(1), parts[:, :-1]
+            widths += 1.0
+            widths[:, SOURCES.index("vocals")] = 0.0
+        yield narrowed(mixture, sources, widths)
 
 
 @torch.no_grad()
@@ -149,7 +148,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if options.width != "as it is":
         alone = options.width == "mono voice"
         sets = {
-            f"{name}, {options.width}": list(narrowed(batches, alone))
+            f"{name}, {options.width}": list(in_mono(batches, alone))
             for name, batches in sets.items()
         }
     columns = [f"to {edge:g} Hz" for edge in COLUMNS] + ["above"]

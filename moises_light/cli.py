@@ -263,16 +263,20 @@ def plan(files: Sequence[Path], output: Path) -> list[Job]:
     return jobs
 
 
+def stem_paths(folder: Path, stems: Sequence[str], format: str) -> list[Path]:
+    """Where these stems are written."""
+    return [folder / f"{stem}.{audio.FORMATS[format]}" for stem in stems]
+
+
 def takes_the_place(job: Job, stems: Sequence[str], format: str) -> bool:
     """Whether one of the stems would be written where the song itself lies."""
-    paths = (job.folder / f"{stem}.{audio.FORMATS[format]}" for stem in stems)
+    paths = stem_paths(job.folder, stems, format)
     return job.song.exists() and any(p.exists() and p.samefile(job.song) for p in paths)
 
 
 def existing(folder: Path, stems: Sequence[str], format: str) -> Path | None:
     """The first of these stems that is there already."""
-    paths = (folder / f"{stem}.{audio.FORMATS[format]}" for stem in stems)
-    return next((path for path in paths if path.exists()), None)
+    return next((path for path in stem_paths(folder, stems, format) if path.exists()), None)
 
 
 def choose_device(name: str) -> str:

@@ -122,10 +122,10 @@ def test_excerpts_in_mono_and_with_the_voice_in_the_middle() -> None:
     unknown[:, 1:] = torch.nan
     for sources in (known, unknown):
         batch = known.sum(1), sources
-        [(mixture, narrower)] = heldout.narrowed([batch], voice_alone=False)
+        [(mixture, narrower)] = heldout.in_mono([batch], voice_alone=False)
         torch.testing.assert_close(mixture, known.sum(1).mean(1, keepdim=True).expand(1, 2, 100))
         torch.testing.assert_close(narrower[:, 0, 0], narrower[:, 0, 1])
-        [(mixture, narrower)] = heldout.narrowed([batch], voice_alone=True)
+        [(mixture, narrower)] = heldout.in_mono([batch], voice_alone=True)
         middle = known[:, 0].mean(1, keepdim=True)
         torch.testing.assert_close(mixture, known[:, 1:].sum(1) + middle)
         torch.testing.assert_close(narrower[:, 1:], sources[:, 1:], equal_nan=True)

@@ -6,7 +6,7 @@ import json
 import logging
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
@@ -58,6 +58,15 @@ def example_numbers(
     local = config.batch_size // world // config.accumulate
     first = step * config.batch_size + rank * config.batch_size // world + part * local
     return range(first, first + local)
+
+
+def widths_of(
+    config: TrainConfig, numbers: Iterable[int], sources: Sequence[str], device: str
+) -> Tensor | None:
+    """`TrainConfig.widths` of these examples, `[B, S + 1]`, where a run has narrow ones."""
+    if not config.narrow:
+        return None
+    return torch.tensor([config.widths(number, sources) for number in numbers], device=device)
 
 
 class Draws(Dataset[tuple[Tensor, Tensor]]):
@@ -152,11 +161,10 @@ def train(
                 mixture, sources = (x.to(device, non_blocking=True) for x in next(batches))
                 summary.wait(time.monotonic() - waited)
                 numbers = example_numbers(config, step, part, rank, world)
-                widths = [config.widths(number, model.sources) for number in numbers]
-                narrower = torch.tensor(widths, device=device) if config.narrow else None
+                widths = widths_of(config, numbers, model.sources, device)
                 whole = part == config.accumulate - 1 or world == 1
                 with nullcontext() if whole else wrapped.no_sync():  # type: ignore[operator]
-                    losses = wrapped(mixture, select(sources, model.sources), narrower)
+                    losses = wrapped(mixture, select(sources, model.sources), widths)
                     ((losses * counts).mean() / config.accumulate).backward()
                 summary.add(losses.detach())
             norm = nn.utils.clip_grad_norm_(model.parameters(), config.clip)
@@ -404,9 +412,8 @@ def calibrated(
                 first + batch * config.batch_size, first + (batch + 1) * config.batch_size
             )
             mixture, sources = draw_batch(dataset, numbers, model.sources)
-            widths = [config.widths(number, model.sources) for number in numbers]
-            narrower = torch.tensor(widths, device=device) if config.narrow else None
-            objective(mixture.to(device), sources.to(device), narrower)
+            widths = widths_of(config, numbers, model.sources, device)
+            objective(mixture.to(device), sources.to(device), widths)
     for norm in norms:
         norm.momentum = 0.1
     return model.eval()

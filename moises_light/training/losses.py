@@ -131,6 +131,19 @@ def narrow(audio: Tensor, widths: Tensor) -> Tensor:
     return middle + widths.reshape(*widths.shape, *[1] * (audio.ndim - 2)) * (audio - middle)
 
 
+def narrowed(mixture: Tensor, sources: Tensor, widths: Tensor) -> tuple[Tensor, Tensor]:
+    """A mixture and its sources as narrow as `widths` says, see `TrainConfig.widths`.
+
+    Sources that are NaN stay so; what they add up to is narrowed with whatever else is in the
+    mixture.
+
+    Shape: `[B, C, L], [B, S, C, L], [B, S + 1] -> [B, C, L], [B, S, C, L]`.
+    """
+    known = sources.nan_to_num()
+    parts = torch.cat([known, (mixture - known.sum(1))[:, None]], dim=1)
+    return narrow(parts, widths).sum(1), narrow(sources, widths[:, :-1])
+
+
 class Objective(nn.Module):
     """Network and loss as one module, so that whatever wraps the training step wraps one call.
 
@@ -206,15 +219,12 @@ class Objective(nn.Module):
         """
         wide = mixture
         if widths is not None:
-            known = sources.nan_to_num()
             if sources.shape[1] == len(SOURCES):
                 # where all are known, what is left is a codec's noise, which is as narrow as they
                 apart = ~sources[:, :, 0, 0].isnan().any(1)
                 rest = torch.where(apart, widths.amin(1), widths[:, -1])
                 widths = torch.cat([widths[:, :-1], rest[:, None]], dim=1)
-            parts = torch.cat([known, (mixture - known.sum(1))[:, None]], dim=1)
-            mixture = narrow(parts, widths).sum(1)
-            sources = narrow(sources, widths[:, :-1])
+            mixture, sources = narrowed(mixture, sources, widths)
         sources, together = known_apart(mixture, sources)
         with torch.autocast(mixture.device.type, torch.bfloat16, enabled=self.bf16):
             if self.loss == "mae":

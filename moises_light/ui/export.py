@@ -131,16 +131,9 @@ def _make_way(folder: Path) -> None:
     """Delete the oldest mixes of the take that a mix's folder is for."""
     serial_and_ready = folder.name.rsplit("-", 2)[0]
     mixes = [path for path in folder.parent.glob(f"{serial_and_ready}-*-*") if path != folder]
-    mixes.sort(key=_age)
+    mixes.sort(key=jobs.last_touched)
     for path in mixes[: max(0, len(mixes) + 1 - KEEP_MIXES)]:
         shutil.rmtree(path, ignore_errors=True)
-
-
-def _age(folder: Path) -> float:
-    try:
-        return folder.stat().st_mtime
-    except OSError:  # another visitor's mix has just taken its place
-        return 0.0
 
 
 def checked_faders(take: Take, faders: Mapping[str, float] | None) -> Tensor:

@@ -549,7 +549,7 @@ def sweep(root: Path, max_age: float, keep_free: int = 0, now: float | None = No
     if not root.is_dir():
         return 0
     now = time.time() if now is None else now
-    aged = sorted((_last_touched(entry), entry) for entry in root.iterdir())
+    aged = sorted((last_touched(entry), entry) for entry in root.iterdir())
     gone = 0
     for touched, entry in aged:
         short = shutil.disk_usage(root).free < keep_free and now - touched > 60
@@ -562,7 +562,8 @@ def sweep(root: Path, max_age: float, keep_free: int = 0, now: float | None = No
     return gone
 
 
-def _last_touched(entry: Path) -> float:
+def last_touched(entry: Path) -> float:
+    """When anything in a folder was written last, in seconds since 1970; 0 if it is gone."""
     times = []
     for path in [entry, *entry.rglob("*")] if entry.is_dir() else [entry]:
         try:
