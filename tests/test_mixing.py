@@ -342,3 +342,33 @@ def test_without_av_examples_go_through_mp3_alone(folder, monkeypatch):
         mixture, sources = dataset.draw(index)
         assert mixture.isfinite().all()
         assert not torch.equal(mixture, sources.sum(0))
+
+
+def test_a_second_instrument_joins_other_and_no_other_source(folder):
+    shares = {"backings": 0.0, "sparse": 0.0, "negatives": 0.0, "drop": 0.0, "codec": 0.0}
+    for aligned in (0.0, 1.0):
+        config = {**shares, "aligned": aligned, "flat": 0.0}
+        for index in range(12):
+            alone, joined = (
+                MixtureDataset(folder, "train", LENGTH, config=MixingConfig(dense=dense, **config))
+                for dense in (0.0, 1.0)
+            )
+            alone, joined = (dataset.draw(index)[1].numpy() for dataset in (alone, joined))
+            # one gain for the whole example; what is left of `other` is the second instrument
+            gain = np.vdot(joined[1], alone[1]) / np.vdot(alone[1], alone[1])
+            np.testing.assert_allclose(joined[:3], gain * alone[:3], atol=1e-5)
+            rest = np.square(joined[3] - gain * alone[3]).sum() / np.square(gain * alone[3]).sum()
+            assert 10 ** (-12.5 / 10) < rest < 10 ** (0.5 / 10)
+
+
+def test_a_backing_in_mono_has_sides_where_it_is_put_into_a_room(backed):
+    def sides(roomy):
+        config = MixingConfig(backings=1, sung=0, codec=0, flat=0, roomy=roomy)
+        dataset = MixtureDataset(backed, "train", LENGTH, config=config)
+        mixtures = [dataset.draw(index)[0].numpy() for index in range(40)]
+        # a position in the middle of the two channels or beside it makes no difference
+        ranks = [np.linalg.svd(mixture, compute_uv=False) for mixture in mixtures]
+        return np.mean([least > 0.01 * most for most, least in ranks])
+
+    assert sides(0.0) == 0
+    assert sides(0.7) == pytest.approx(0.7, abs=0.22)

@@ -45,6 +45,12 @@ VOICES_TRIED = 3
 FAINTEST = -12.0
 """Level in dB beside the rest of its track to which a fainter voice is raised."""
 
+SECOND = -3.0
+"""Level in dB at which a second instrument joins `other`, beside the first one's."""
+
+MONO = 10 ** (-50 / 20)
+"""Sides of a piece beside its middle, up to which it is mono."""
+
 BRIGHT = ("vocals", "other")
 """Sources of which `MixingConfig.bright` raises the highs."""
 
@@ -66,6 +72,10 @@ class MixingConfig:
         negatives: share of examples without vocals and with a melody instrument in `other`.
         speed: largest change of speed and pitch together, as a ratio to either side.
         dull: share of examples that end between 11 and 19 kHz, as lossy uploads do.
+        dense: share of examples whose `other`, where it plays, is joined by a second one, drawn on
+            its own; half of these in key. Real songs are denser than what one instrument plays.
+        roomy: share of backings in mono that are put into a room in stereo; sides behind which
+            nobody plays would tell the singer.
         bright: share of pieces of vocals and other whose highs are raised, see `draw_shape`; of
             the examples that are not `flat`.
         codec: share of examples whose mixture, and only that, went through mp3 or, where the
@@ -88,6 +98,8 @@ class MixingConfig:
     negatives: float = 0.15
     speed: float = 0.1
     dull: float = 0.15
+    dense: float = 0.3
+    roomy: float = 0.7
     bright: float = 0.25
     codec: float = 0.08
     flat: float = 0.2
@@ -134,6 +146,11 @@ def _shelf(tracks: list[Track], weights: dict[str, float], source: str | None) -
     share = share[keep]
     kept = tuple(track for track, k in zip(tracks, keep, strict=True) if k)
     return _Shelf(kept, np.cumsum(share / share.sum()))
+
+
+def _is_mono(piece: np.ndarray) -> bool:
+    middle, side = (float(np.square(x).sum()) for x in (piece[0] + piece[1], piece[0] - piece[1]))
+    return side <= MONO**2 * middle
 
 
 def _voice_level(track: Track) -> float:
@@ -292,7 +309,25 @@ class MixtureDataset:
                 spread = 2.5 if aligned else 3.5
                 relative += float(np.clip(rng.normal(-0.5, spread), -12, 6))
             out[number] *= np.float32(10 ** (relative / 20))
+        if "other" in choices and not flat and rng.random() < config.dense:
+            out[SOURCES.index("other")] += self._second(rng, out, cutoff)
         return out
+
+    def _second(
+        self, rng: np.random.Generator, sources: np.ndarray, cutoff: float | None
+    ) -> np.ndarray:
+        """Another piece of `other`, to be added to the one among these `[S, C, l]`."""
+        track = self._single["other"].draw(rng)
+        start, speed = self._start(rng, track, ("other",)), self._speed(rng)
+        if rng.random() < self.config.in_key:
+            piece = self.corpus.read(track, "other", start, self.segment_length)
+            bounds = (1 - self.config.speed, 1 + self.config.speed)
+            speed, _ = into_key(chroma(piece), chroma(sources.sum(axis=0)), *bounds)
+        piece = self._varied(rng, track, "other", start, speed, cutoff)
+        first = np.square(sources[SOURCES.index("other")]).mean()
+        power = np.square(piece).mean()
+        level = SECOND + float(np.clip(rng.normal(0, 3.0), -9, 3))
+        return piece * np.float32(10 ** (level / 20) * np.sqrt(first / (power + 1e-12)))
 
     def _draw_backing(self, rng: np.random.Generator) -> np.ndarray:
         """As `_draw`; the backing lies in the first of its rows, the others are silent."""
@@ -405,6 +440,8 @@ class MixtureDataset:
         n, margin = piece_frame(length, speed)
         piece = self.corpus.read(track, source, start - margin, n)
         room = 0.04 if source in ("bass", BACKING) else 0.15
+        if source == BACKING and _is_mono(piece):
+            room = self.config.roomy
         bright = self.config.bright if source in BRIGHT else 0.0
         shape = draw_shape(rng, room=room, cutoff=cutoff, bright=bright)
         piece = reshape(piece, shape, length)
