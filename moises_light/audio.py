@@ -41,6 +41,10 @@ MP3_RATES = (8000, 11_025, 12_000, 16_000, 22_050, 24_000, 32_000, 44_100, 48_00
 """Sample rates in Hz that MP3 has."""
 
 MAX_CHANNELS = 8
+
+SPARE = 16
+"""By how many samples `ended_at` may cut."""
+
 MAX_LEVEL = 64.0
 """Samples beyond so many times full scale are no audio but numbers on another scale."""
 
@@ -225,6 +229,7 @@ def stream(
     start: float = 0.0,
     seconds: float | None = None,
     warn: Warn | None = None,
+    on_decoded: Callable[[dict[int, int]], object] | None = None,
 ) -> Iterator[Tensor]:
     """Read a file block by block, in the memory of a block.
 
@@ -239,6 +244,8 @@ def stream(
         start: seconds to leave out at the beginning (they are decoded, so the place is exact).
         seconds: length of the part that is wanted; `None` means to the end.
         warn: called with a sentence when a damaged file is read in part; logged if `None`.
+        on_decoded: called with the frames of every block that is read, by the rate that the file
+            has there, for example `{48000: 4096}`.
 
     Shape: blocks `[C, n]`, float32, none of them empty, at least one.
 
@@ -257,7 +264,8 @@ def stream(
     if seconds is not None and not 0 < seconds < math.inf:
         raise ValueError(f"seconds={seconds}; choose more than 0, or None for all to the end")
     path = _existing(path)
-    return _stream(path, sample_rate, channels, max_seconds, start, seconds, warn or logger.warning)
+    warn = warn or logger.warning
+    return _stream(path, sample_rate, channels, max_seconds, start, seconds, warn, on_decoded)
 
 
 def _stream(
@@ -268,12 +276,15 @@ def _stream(
     start: float,
     seconds: float | None,
     warn: Warn,
+    on_decoded: Callable[[dict[int, int]], object] | None,
 ) -> Iterator[Tensor]:
     decoded = _decode(path, warn)
     stop = None if seconds is None else start + seconds
     try:
         limited = _limited(path, decoded, max_seconds)
         wanted = _between(limited, start, stop)
+        if on_decoded is not None:
+            wanted = _told(wanted, on_decoded)
         empty = True
         for block in _resampled(wanted, sample_rate, channels):
             if block.shape[-1]:
@@ -313,6 +324,14 @@ def _limited(
                 f"{path.name} is longer than the {max_seconds:g} seconds that are allowed; "
                 f"give a shorter one"
             )
+        yield rate, block
+
+
+def _told(
+    decoded: Iterable[tuple[int, np.ndarray]], on_decoded: Callable[[dict[int, int]], object]
+) -> Iterator[tuple[int, np.ndarray]]:
+    for rate, block in decoded:
+        on_decoded({rate: len(block)})
         yield rate, block
 
 
@@ -379,6 +398,34 @@ def resampled(blocks: Iterable[Tensor], rate: int, sample_rate: int) -> Iterator
     )
     for frame in _resampled(frames, sample_rate, shape.numel()):
         yield frame.unflatten(0, shape)
+
+
+def ended_at(blocks: Iterable[Tensor], length: Callable[[int], int]) -> Iterator[Tensor]:
+    """The same audio, cut or ended in silence by up to `SPARE` samples.
+
+    There and back, a resampler may be a sample or two off.
+
+    Args:
+        blocks: `[..., C, n]`, all but `n` alike.
+        length: is asked, once all blocks are there, how many samples there should be; it is told
+            how many there are. What is further off stays as it is.
+    """
+    done = 0
+    held: Tensor | None = None
+    for block in blocks:
+        if held is not None:
+            block = torch.cat([held, block], dim=-1)
+        keep = min(SPARE, block.shape[-1])
+        ready, held = block.split([block.shape[-1] - keep, keep], dim=-1)
+        done += ready.shape[-1]
+        if ready.shape[-1]:
+            yield ready
+    if held is not None and held.shape[-1]:
+        there = done + held.shape[-1]
+        missing = length(there) - there
+        if abs(missing) < held.shape[-1]:
+            held = torch.nn.functional.pad(held, (0, missing))
+        yield held
 
 
 def check_format_rate(format: str, sample_rate: int) -> None:

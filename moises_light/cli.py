@@ -11,7 +11,7 @@ import importlib
 import io
 import sys
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,7 +26,15 @@ from moises_light import __version__, audio, weights
 from moises_light.config import DEFAULT_PRESET, Config, configs
 from moises_light.model import PRECISIONS, count_parameters
 from moises_light.separation import MIXES, Separator
-from moises_light.terminal import end_as_ctrl_c, exit_code, one_line, printable, say, tell
+from moises_light.terminal import (
+    end_as_ctrl_c,
+    exit_code,
+    missing,
+    one_line,
+    printable,
+    say,
+    tell,
+)
 
 FORWARDED = {
     "train": "train weights of your own",
@@ -169,7 +177,8 @@ def separate_file(
     sources = separator.sources
     written_rate = info.sample_rate if written_rate == "same" else written_rate or rate
     audio.check_format_rate(format, written_rate)
-    song = Echo(audio.stream(job.song, rate, channels, warn=say))
+    decoded: Counter[int] = Counter()  # frames by their rate
+    song = Echo(audio.stream(job.song, rate, channels, warn=say, on_decoded=decoded.update))
     bar = tqdm(
         total=max(1, round(info.seconds)),
         desc=printable(job.folder.name)[:30],
@@ -191,7 +200,8 @@ def separate_file(
             bar.update(block.shape[-1] / rate)
 
     with bar, audio.StemWriter(job.folder, stems, format, written_rate, info.tags) as writer:
-        for block in audio.resampled(blocks(), rate, written_rate):
+        written = audio.resampled(blocks(), rate, written_rate)
+        for block in audio.ended_at(written, lambda n: decoded.get(written_rate, n)):
             writer.write(block)
         # MP3 takes a while, and a bar that stands still at its end looks stuck
         bar.bar_format = "{desc} writing {percentage:3.0f} %|{bar}|"
@@ -517,7 +527,4 @@ def _import(name: str, extra: str) -> ModuleType:
     try:
         return importlib.import_module(name)
     except ModuleNotFoundError as error:
-        raise ValueError(
-            f"the package {error.name} is not installed; "
-            f"it comes with the extra {extra!r}: pip install -e '.[{extra}]' in a clone"
-        ) from error
+        raise ValueError(missing(error, extra)) from error

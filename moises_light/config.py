@@ -14,10 +14,10 @@ DEFAULT_PRESET = "paper_large"
 
 
 @dataclass(frozen=True)
-class Config:
+class Config(Mapping[str, Any]):
     """The arguments of `MoisesLight`, checked when the value is made.
 
-    A `Config` unpacks like a mapping, so `MoisesLight(**configs["paper_large"])` and
+    A `Config` is a mapping, so `MoisesLight(**configs["paper_large"])` and
     `{**configs["paper_large"], "sources": ["vocals"]}` both work.
 
     Args:
@@ -145,13 +145,14 @@ class Config:
         """Frequency in Hz above which the network gives nothing."""
         return min(self.freq_dim / self.n_fft, 0.5) * self.sample_rate
 
-    def keys(self) -> Iterator[str]:
+    def __iter__(self) -> Iterator[str]:
         return (field.name for field in fields(self))
 
-    __iter__ = keys
+    def __len__(self) -> int:
+        return len(fields(self))
 
     def __getitem__(self, key: str) -> Any:
-        if key not in self.keys():
+        if key not in tuple(self):
             raise KeyError(key)
         return getattr(self, key)
 

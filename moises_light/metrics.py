@@ -40,7 +40,8 @@ def sdr(reference: Tensor, estimate: Tensor) -> Tensor:
 def si_sdr(reference: Tensor, estimate: Tensor) -> Tensor:
     """Signal-to-distortion ratio of the best scaled reference: an error of level is free.
 
-    The scale is one number for all channels, so an error of balance counts.
+    An estimate that is not silent is first brought to the energy of the reference. The scale is one
+    number for all channels, so an error of balance counts.
 
     Args:
         reference: the true source, `[..., C, L]`.
@@ -60,6 +61,9 @@ def si_sdr(reference: Tensor, estimate: Tensor) -> Tensor:
     tensor(20.)
     """
     reference, estimate = _checked(reference, estimate)
+    wanted, found = _energy(reference), _energy(estimate)
+    level = torch.where((wanted > 0) & (found > 0), wanted / found, 1.0).sqrt()
+    estimate = estimate * level[..., None, None].to(estimate)
     dot = (reference * estimate).sum((-2, -1), dtype=torch.float64)
     scale = dot / (_energy(reference) + EPSILON)
     target = reference * scale[..., None, None].to(reference)

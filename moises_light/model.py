@@ -15,6 +15,7 @@ package `moises-light` 0.1.0, whose weights fit.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from functools import cache
 from pathlib import Path
@@ -26,7 +27,7 @@ from einops import rearrange
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from moises_light.config import Config
+from moises_light.config import SOURCES, Config
 from moises_light.stft import hann_window, istft, stft
 
 TILE = 64
@@ -504,7 +505,11 @@ class MoisesLight(nn.Module):
     """Separates mixtures into sources by masks on their spectrum.
 
     Args:
-        config: the fields of `Config` as keywords, so that `MoisesLight(**configs[name])` works.
+        sources: names of the sources, `SOURCES` if None.
+        audio_channels, n_fft, hop_size, win_size, freq_dim, n_bands, G, n_enc, n_dec, n_split_enc,
+            n_split_dec, n_rope, bn_factor, heads, dim_head, ff_mult, sample_rate: the fields of
+            `Config`, which says what they mean; `MoisesLight(**configs[name])` gives all of them.
+        unknown: nothing; other names are refused with those that there are.
 
     Shape: mixture `[B, C, L]` of any length from one sample to sources `[B, S, C, L]`.
 
@@ -521,9 +526,55 @@ class MoisesLight(nn.Module):
 
     window: Tensor
 
-    def __init__(self, **config: Any):
+    def __init__(
+        self,
+        sources: Sequence[str] | None = None,
+        audio_channels: int = 2,
+        n_fft: int = 6144,
+        hop_size: int = 1024,
+        win_size: int = 6144,
+        freq_dim: int = 2048,
+        n_bands: int = 4,
+        G: int = 56,
+        n_enc: int = 3,
+        n_dec: int = 1,
+        n_split_enc: int = 3,
+        n_split_dec: int = 1,
+        n_rope: int = 5,
+        bn_factor: int = 4,
+        *,
+        heads: int = 4,
+        dim_head: int = 32,
+        ff_mult: int = 2,
+        sample_rate: int = 44100,
+        **unknown: Any,
+    ):
         super().__init__()
-        self.config = _make_config(config)
+        if unknown:
+            raise ValueError(
+                f"MoisesLight knows no argument {', '.join(map(repr, unknown))}; "
+                f"it takes {', '.join(Config())}"
+            )
+        self.config = Config(
+            sources=SOURCES if sources is None else cast("tuple[str, ...]", sources),
+            audio_channels=audio_channels,
+            n_fft=n_fft,
+            hop_size=hop_size,
+            win_size=win_size,
+            freq_dim=freq_dim,
+            n_bands=n_bands,
+            G=G,
+            n_enc=n_enc,
+            n_dec=n_dec,
+            n_split_enc=n_split_enc,
+            n_split_dec=n_split_dec,
+            n_rope=n_rope,
+            bn_factor=bn_factor,
+            heads=heads,
+            dim_head=dim_head,
+            ff_mult=ff_mult,
+            sample_rate=sample_rate,
+        )
         c = self.config
         n_parts = 2 * c.audio_channels  # real and imaginary part of every channel
         self.register_buffer("window", hann_window(c.win_size, c.n_fft), persistent=False)
@@ -756,13 +807,3 @@ def count_parameters(config: Config) -> int:
     """Parameters of the network of that config, without taking its memory."""
     with torch.device("meta"):
         return sum(p.numel() for p in MoisesLight(**config).parameters())
-
-
-def _make_config(arguments: dict[str, Any]) -> Config:
-    unknown = [name for name in arguments if name not in set(Config().keys())]
-    if unknown:
-        raise ValueError(
-            f"MoisesLight knows no argument {', '.join(map(repr, unknown))}; "
-            f"it takes {', '.join(Config().keys())}"
-        )
-    return Config(**arguments)

@@ -232,6 +232,7 @@ def with_sides(audio: Tensor, sample_rate: int) -> Tensor:
     middle = audio.mean(0)
     n = middle.shape[-1]
     padded = n + 2 * round(SIDES_LATER * sample_rate)  # or its end would sound at its beginning
+    padded += -padded % 4096  # lengths with a large prime factor take long
     hertz = torch.fft.rfftfreq(padded, 1 / sample_rate)
     rise = torch.sigmoid(6 * torch.log2(hertz.clamp(min=1.0) / SIDES_FROM))
     later = torch.exp(-2j * torch.pi * SIDES_LATER * hertz)
@@ -245,7 +246,8 @@ class Separator:
 
     Args:
         model: a callable with `sources` (names) and `sample_rate` (Hz) that turns `[B, C, l]`
-            into `[B, S, C, l]`. A `torch.nn.Module` is moved to `device` and put in evaluation
+            into `[B, S, C, l]`, and where it has `audio_channels`, takes that `C` alone.
+            A `torch.nn.Module` is moved to `device` and put in evaluation
             mode when a song starts.
         segment: seconds that the network hears at once, at most `MAX_SEGMENT`.
         overlap: share of a segment that it has in common with the next one, 0 to 0.9.
@@ -297,10 +299,9 @@ class Separator:
             )
         if not 0 <= overlap <= 0.9:
             raise ValueError(f"overlap={overlap}; choose a share of the segment from 0 to 0.9")
-        if batch_size < 1:
-            raise ValueError(f"batch_size={batch_size}; choose 1 or more")
-        if shifts < 0:
-            raise ValueError(f"shifts={shifts}; choose 0 or more")
+        for name, number, least in (("batch_size", batch_size, 1), ("shifts", shifts, 0)):
+            if isinstance(number, bool) or not isinstance(number, int) or number < least:
+                raise ValueError(f"{name}={number!r}; choose a whole number >= {least}")
         if residual is not None and residual not in self.sources:
             raise ValueError(
                 f"residual={residual!r} is no source of this model; "

@@ -74,6 +74,19 @@ def exit_code(run: Callable[[], int | None], name: str = "error") -> int:
     except (ValueError, OSError) as error:
         say(f"{name}: {one_line(error)}")
         return 2
+    except ModuleNotFoundError as error:
+        if (error.name or "moises_light").startswith("moises_light"):
+            raise  # a mistake of ours
+        say(f"{name}: {missing(error, extra='train')}")
+        return 2
+
+
+def missing(error: ModuleNotFoundError, extra: str) -> str:
+    """What to do where a package is not installed that comes with an extra of ours."""
+    return (
+        f"the package {error.name} is not installed; "
+        f"it comes with the extra {extra!r}: pip install -e '.[{extra}]' in a clone"
+    )
 
 
 @contextmanager

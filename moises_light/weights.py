@@ -501,6 +501,8 @@ def _make_header(config: Config, metadata: Mapping[str, Any]) -> dict[str, str]:
     if unknown:
         raise ValueError(f"metadata has {', '.join(unknown)}; it may have preset and card")
     preset, card = metadata.get("preset", ""), metadata.get("card", {})
+    if not isinstance(preset, str):
+        raise ValueError(f"preset is {preset!r}; give the name of one, or leave it out")
     if preset and get_config(preset) != config:
         raise ValueError(f"the network is not {preset}; leave the preset out")
     if not isinstance(card, Mapping):
@@ -543,7 +545,7 @@ def _read_json(path: Path, header: Mapping[str, str], key: str) -> dict[str, Any
 
 
 def _read_config(path: Path, values: Mapping[str, Any]) -> Config:
-    known = set(Config().keys())
+    known = set(Config())
     problems = [f"unknown {key}" for key in sorted(values.keys() - known)]
     problems += [f"missing {key}" for key in sorted(known - values.keys())]
     if problems:

@@ -99,6 +99,27 @@ def test_stems_may_keep_the_songs_rate() -> None:
             np.testing.assert_allclose(total, 0.3 * tones[2000 : 2000 + len(total)], atol=1e-3)
 
 
+@pytest.mark.parametrize("rate", [48_000, 96_000, 192_000, 22_050])
+def test_at_the_songs_rate_stems_are_as_long_as_the_song(rate: int) -> None:
+    lengths = range(10_000, 10_007)
+    for length in lengths:
+        sf.write(f"{length}.wav", np.full((length, 2), 0.1), rate)
+    files = [f"{length}.wav" for length in lengths]
+    assert run(*files, "-o", "out", "--stems", "bass,karaoke", "--rate", "same") == 0
+    for length in lengths:
+        assert sf.info(f"out/{length}/bass.wav").frames == length
+        assert sf.info(f"out/{length}/karaoke.wav").frames == length
+
+
+def test_what_is_far_off_keeps_its_length() -> None:
+    blocks = list(torch.arange(40.0).view(1, -1).split([1, 0, 30, 9], dim=-1))
+    for asked, given in ((38, 38), (43, 43), (20, 40), (400, 40)):
+        ended = torch.cat(list(audio.ended_at(blocks, lambda n, asked=asked: asked)), dim=-1)
+        assert ended.shape == (1, given)
+        torch.testing.assert_close(ended[0, :38][: min(given, 38)], torch.arange(38.0)[:given])
+    assert list(audio.ended_at([], lambda n: 5)) == []
+
+
 def test_a_rate_that_a_format_lacks_is_told_before_the_work(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
@@ -294,7 +315,7 @@ def test_stems_that_would_clip_are_turned_down_and_it_is_said(
         (["--stems", "guitar"], "--stems 'guitar': this network gives vocals, drums, bass, other"),
         (["--stems", ","], "this network gives vocals, drums, bass, other"),
         (["--overlap", "1"], "choose a share of the segment from 0 to 0.9"),
-        (["--batch-size", "0"], "batch_size=0; choose 1 or more"),
+        (["--batch-size", "0"], "batch_size=0; choose a whole number >= 1"),
         (["--preset", "tiny"], "'tiny' is neither a preset (paper_large, "),
         (["--preset", "paper_large", "--checkpoints", "none"], "paper_large has no weights"),
         (["--preset", "absent.safetensors"], "there is no file absent.safetensors"),
@@ -589,3 +610,18 @@ def test_without_its_extra_a_command_says_what_to_install(
         f"moises-light: the package {module} is not installed; "
         f"it comes with the extra {extra!r}: pip install -e '.[{extra}]' in a clone\n"
     )
+
+
+def test_without_scipy_train_says_what_to_install() -> None:
+    """As a plain installation has it: some of training imports, and the rest does not."""
+    program = (
+        "import sys\n"
+        "for name in ('scipy', 'pyworld', 'fluidsynth'): sys.modules[name] = None\n"
+        "from moises_light import cli\n"
+        "sys.exit(cli.main(['train', '--folder', 'run', '--steps', '1']))\n"
+    )
+    told = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert told.returncode == 2
+    assert told.stderr.startswith("moises-light: the package scipy")
+    assert "the extra 'train'" in told.stderr
+    assert len(told.stderr.splitlines()) == 1

@@ -293,6 +293,27 @@ def test_songs_of_one_folder_name_are_told_apart(tmp_path):
         MixtureDataset(tmp_path / "corpus", segment_length=RATE).draw(index)
 
 
+def test_an_album_may_be_named_like_a_stem(tmp_path, caplog):
+    for song in ("Strings/One", "Strings/Organ", "Bass"):
+        make_song(tmp_path / song, {"vocals": 300.0, "drums": 100.0})
+    make_song(tmp_path / "Piano" / "Solo", {"vocals": 300.0, "mixture": 300.0})
+    found = songs.find_songs(tmp_path)
+    assert [song.name for _, song in found] == [
+        "Bass",
+        "Piano - Solo",
+        "Strings - One",
+        "Strings - Organ",
+    ]
+    assert all(set(song.files) <= {"vocals", "drums"} for _, song in found)
+    assert all(len(files) == 1 for _, song in found for files in song.files.values())
+    assert not caplog.text
+    # what lies in a stem's own folder are its parts
+    make_song(tmp_path / "finer" / "guitar", {"strings": 100.0, "piano": 200.0})
+    make_song(tmp_path / "finer" / "bass", {"bass": 50.0})
+    ((_, song),) = songs.find_songs(tmp_path / "finer")
+    assert {source: len(files) for source, files in song.files.items()} == {"other": 2, "bass": 1}
+
+
 def test_a_test_set_is_not_trained_on(tmp_path):
     for split in ("train", "test"):
         make_song(tmp_path / "musdb" / split / "song", {"vocals": 300.0})

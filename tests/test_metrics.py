@@ -64,6 +64,14 @@ def test_level_counts_for_sdr_and_not_for_si_sdr() -> None:
     assert_close(si_sdr(reference, -estimate), si_sdr(reference, estimate), atol=1e-3, rtol=0)
 
 
+def test_a_quiet_estimate_has_the_si_sdr_of_a_loud_one() -> None:
+    generator = torch.Generator().manual_seed(0)
+    x, error = (torch.randn(2, 44100, generator=generator) for _ in range(2))
+    for level in (1.0, 1e-4, 1e-6):
+        assert float(si_sdr(x, level * (x + 0.1 * error))) == pytest.approx(20, abs=0.1)
+    assert float(si_sdr(x, 0 * x)) == 0
+
+
 def test_an_error_of_balance_counts_for_si_sdr() -> None:
     reference = noise(2, 10_000)
     assert si_sdr(reference, reference * torch.tensor([[1.0], [0.5]])) < 20

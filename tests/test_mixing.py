@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import numpy as np
 import pytest
 import torch
@@ -124,7 +126,7 @@ def test_a_band_limited_voice_limits_the_whole_mixture(tmp_path):
     for k, source in enumerate(SOURCES):
         limit = 8000.0 if source == "vocals" else None
         write_track(tmp_path, "train", source, "bank", {source: noise(k)}, bandwidth=limit)
-    config = MixingConfig(drop=0.0, sparse=0.0, negatives=0.0, dull=0.0)
+    config = MixingConfig(drop=0.0, sparse=0.0, negatives=0.0, dull=0.0, walled=1.0)
     mixture, _ = MixtureDataset(tmp_path, "train", LENGTH, config=config).draw(0)
     spectrum = torch.fft.rfft(mixture[0] * torch.hann_window(LENGTH)).abs()
     # saturation may come after the filter for some source, at a far lower level
@@ -145,6 +147,7 @@ def test_a_row_without_highs_limits_the_mixtures_that_it_is_in(tmp_path, sings):
             sparse=0.0,
             dull=0.0,
             codec=0.0,
+            walled=0.0,
         )
         dataset = MixtureDataset(tmp_path, "train", LENGTH, config=config)
         for index in range(3):
@@ -357,8 +360,91 @@ def test_a_second_instrument_joins_other_and_no_other_source(folder):
             # one gain for the whole example; what is left of `other` is the second instrument
             gain = np.vdot(joined[1], alone[1]) / np.vdot(alone[1], alone[1])
             np.testing.assert_allclose(joined[:3], gain * alone[:3], atol=1e-5)
-            rest = np.square(joined[3] - gain * alone[3]).sum() / np.square(gain * alone[3]).sum()
-            assert 10 ** (-12.5 / 10) < rest < 10 ** (0.5 / 10)
+            rest, voice = (
+                np.square(np.abs(np.fft.rfft(x)[:, 200:2000])).sum()
+                for x in (joined[3] - gain * alone[3], joined[0])
+            )
+            assert 10 ** (-12.5 / 10) < rest / voice < 10 ** (0.5 / 10)
+
+
+def test_a_second_instrument_joins_a_backing_and_no_voice(tmp_path, backed):
+    for split in ("b", "v"):
+        (line,) = (x for x in (backed / "train" / "index.jsonl").read_text().splitlines()
+                   if json.loads(x)["name"] == split)  # fmt: skip
+        stems = {json.loads(line)["rows"][0]: np.load(backed / "train" / f"{split}.npy")[0] / 32768}
+        write_track(tmp_path, "train", split, json.loads(line)["kind"], stems)
+    write_track(tmp_path, "train", "o", "bank", {"other": noise(3)})
+    shares = {"backings": 1.0, "sung": 1.0, "codec": 0.0, "flat": 0.0, "bright": 0.0}
+    for index in range(6):
+        (plain, voice), (full, same) = (
+            MixtureDataset(
+                tmp_path, "train", LENGTH, config=MixingConfig(dense=dense, **shares)
+            ).draw(index)
+            for dense in (0.0, 1.0)
+        )
+        gain = float((same[0] * voice[0]).sum() / voice[0].square().sum())
+        torch.testing.assert_close(same[0], gain * voice[0], rtol=0, atol=1e-5)
+        assert same[1:].isnan().all()
+        joined = (full - gain * plain).square().mean()
+        assert joined > 1e-3 * full.square().mean()
+
+
+def test_nothing_is_raised_without_end_to_meet_a_voice(tmp_path):
+    """What has nothing in a voice's register joins at its own level."""
+    time = np.arange(4 * RATE) / RATE
+    high = np.stack([0.1 * np.sin(2 * np.pi * 9000 * time)] * 2).astype(np.float32)
+    write_track(tmp_path, "train", "v", "bank", {"vocals": noise(1)})
+    write_track(tmp_path, "train", "o", "bank", {"other": high})
+    config = MixingConfig(dense=1.0, aligned=0.0, sparse=0.0, negatives=0.0, drop=0.0, codec=0.0)
+    dataset = MixtureDataset(tmp_path, "train", LENGTH, config=config)
+    for index in range(8):
+        _, sources = dataset.draw(index)
+        power = sources.square().mean((1, 2))
+        assert power[3] / power[0] < 1000  # a sine that is raised to meet it would be far louder
+
+
+def test_basses_get_mids(folder):
+    shares = {"sparse": 0.0, "negatives": 0.0, "drop": 0.0, "aligned": 0.0, "dull": 0.0}
+
+    def mids(growl):
+        """Of a bass that has next to nothing there, in dB."""
+        dataset = MixtureDataset(
+            folder, "train", LENGTH, config=MixingConfig(growl=growl, **shares)
+        )
+        rng = np.random.default_rng(1)
+        found = []
+        for _ in range(20):
+            track = dataset._single["bass"].draw(rng)
+            piece = np.square(
+                np.abs(np.fft.rfft(dataset._varied(rng, track, "bass", 0, 1.0, None)))
+            )
+            found.append(10 * np.log10(piece[:, 250:660].mean() / piece[:, 3000:].mean()))
+        return np.median(found)
+
+    assert mids(1.0) > mids(0.0) + 5
+
+
+def test_a_voice_may_break_off_alone(tmp_path):
+    rows = {source: noise(k) for k, source in enumerate(SOURCES)}
+    write_track(tmp_path, "train", "a", "song", rows, limits={"vocals": 8000.0})
+    write_track(tmp_path, "train", "b", "bank", {"vocals": noise(7)})
+    shares = {"backings": 0.0, "negatives": 0.0, "drop": 0.0, "sparse": 0.0, "dull": 0.0}
+    free = {**shares, "codec": 0.0, "bright": 0.0, "aligned": 1.0}
+
+    def highs(audio):
+        spectrum = torch.fft.rfft(audio * torch.hann_window(LENGTH)).abs().square()
+        return float(spectrum[..., 12500:].mean() / spectrum[..., :5000].mean())
+
+    for walled, ends in ((0.0, True), (1.0, False)):
+        config = MixingConfig(walled=walled, muffled=0.0, **free)
+        drums = MixtureDataset(tmp_path, "train", LENGTH, config=config).draw(0)[1][1]
+        assert (highs(drums) < 1e-3) is ends
+    for muffled, ends in ((0.0, False), (1.0, True)):
+        config = MixingConfig(walled=1.0, muffled=muffled, flat=0.0, **free)
+        sources = MixtureDataset(tmp_path, "train", LENGTH, config=config).draw(0)[1]
+        # saturation may come after the filter
+        assert (highs(sources[0]) < 1e-2) is ends
+        assert highs(sources[1]) > 1e-2
 
 
 def test_a_backing_in_mono_has_sides_where_it_is_put_into_a_room(backed):

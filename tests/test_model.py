@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import os
 import subprocess
 import sys
@@ -13,6 +14,7 @@ import torch
 from safetensors.torch import load_file
 
 from moises_light import MoisesLight, configs
+from moises_light.config import SOURCES, Config
 from moises_light.model import (
     GroupConv,
     attend,
@@ -436,7 +438,7 @@ def test_the_network_can_be_exported() -> None:
         ({"win_size": 1024}, "win_size=1024 is longer than n_fft=512"),
         ({"hop_size": 400}, "hop_size=400 is more than half of win_size=512"),
         ({"sources": []}, "sources is empty"),
-        ({"sources": None}, "sources is None; give a list of names"),
+        ({"sources": 4}, "sources is 4; give a list of names"),
         ({"sources": "vocals"}, "give a list of names"),
         ({"sources": ["bass", "bass"]}, "names one source twice"),
         ({"n_enc": 0}, "n_enc=0; it must be a whole number >= 1"),
@@ -450,6 +452,26 @@ def test_impossible_arguments_are_refused(changes: dict[str, object], words: str
     with pytest.raises(ValueError, match=r"\S") as error:
         tiny(**changes)
     assert words in str(error.value)
+
+
+def test_the_arguments_are_those_of_the_config_and_can_be_seen() -> None:
+    parameters = inspect.signature(MoisesLight).parameters
+    assert list(parameters)[:-1] == list(Config())
+    defaults = {name: parameters[name].default for name in Config()}
+    assert defaults == {**Config(), "sources": None}
+    assert tiny(sources=None).sources == SOURCES
+    small = {k: v for k, v in tiny().config.items() if k != "sources"}
+    assert MoisesLight(["vocals"], **small).sources == ("vocals",)
+
+
+def test_a_config_is_a_mapping() -> None:
+    config = Config()
+    assert (len(config), config.get("G"), config.get("bands")) == (18, 56, None)
+    assert dict(config) == dict(config.items())
+    assert "n_fft" in config
+    assert config in {config}
+    with pytest.raises(KeyError):
+        config["n_bins"]  # a property, no argument
 
 
 def test_silence_stays_silent() -> None:

@@ -303,6 +303,19 @@ def test_commands_in_the_readme_exist() -> None:
             parser.parse_args(arguments)
 
 
+def test_runs_in_the_readme_have_folders_of_their_own() -> None:
+    lines = [
+        shlex.split(line.partition("#")[0]) for block in blocks("sh") for line in block.splitlines()
+    ]
+    folders = [
+        words[words.index("--folder") + 1]
+        for words in lines
+        if words[3:4] == ["train"] and "--export" not in words
+    ]
+    assert len(folders) > 5
+    assert len(set(folders)) == len(folders)
+
+
 def test_the_table_of_presets_is_the_one_that_the_command_prints() -> None:
     head, *rows = cli.preset_rows(weights.available(ROOT / "checkpoints"))
     wanted = "\n".join(

@@ -11,7 +11,7 @@ import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import fields, replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -251,7 +251,9 @@ def test_a_teachers_estimates_are_targets(loss: str) -> None:
     sizes = {**TINY, "freq_dim": 256}
     teacher, model = MoisesLight(**sizes), MoisesLight(**{**sizes, "G": 4})
     twin = copy.deepcopy(teacher).eval()
-    mixture, sources = (t[None] for t in Tones(128 * 63).draw(0))
+    sources = Tones(128 * 63).draw(0)[1][None]
+    sources = sources + 0.1 * torch.randn(sources.shape)  # no frequency without all of them
+    mixture = sources.sum(1)
     with torch.no_grad():
         # the teacher's own twin makes no error at all
         met = Objective(twin, loss, False, teacher=teacher, teaching=1.0)
@@ -266,6 +268,21 @@ def test_a_teachers_estimates_are_targets(loss: str) -> None:
         alone = Objective(model, loss, False)(mixture, sources)
         shared = Objective(model, loss, False, teacher=teacher, teaching=0.25)(mixture, sources)
         torch.testing.assert_close(shared, 0.75 * alone + 0.25 * other(mixture, sources))
+
+
+def test_a_teacher_does_not_fill_what_is_empty() -> None:
+    """Where a source has nothing at a frequency, what the teacher gives is not asked for."""
+    x = torch.randn(2, 2, 2, 5, 8, 2)
+    target = x.clone()
+    target[0, 1, ..., 6:, :] = 0
+    mixture = target.sum(1) + 0.01
+    corrected = Objective.corrected(x, target, mixture)
+    assert torch.equal(corrected[0, 1, ..., 6:, :], target[0, 1, ..., 6:, :])
+    corrected[0, 1, ..., 6:, :] = x[0, 1, ..., 6:, :]
+    assert torch.equal(corrected, x)
+    # a rest is no such place
+    target[1, 0, :, :4] = 0
+    assert torch.equal(Objective.corrected(x, target, mixture)[1], x[1])
 
 
 def test_a_teacher_tells_apart_what_is_known_as_a_sum_and_learns_nothing() -> None:
@@ -290,7 +307,9 @@ def test_narrow_examples_are_asked_for_as_narrow_and_the_teacher_hears_them_wide
     torch.manual_seed(0)
     sizes = {**TINY, "freq_dim": 256}
     teacher, model = MoisesLight(**sizes), MoisesLight(**sizes)
-    mixture, sources = (t[None] for t in Tones(128 * 63).draw(0))
+    sources = Tones(128 * 63).draw(0)[1][None]
+    sources = sources + 0.1 * torch.randn(sources.shape)  # no frequency without all of them
+    mixture = sources.sum(1)
     widths = torch.tensor([[0.0, 1.0, 1.0, 1.0, 1.0]])
     centred = sources.clone()
     centred[:, 0] = sources[:, 0].mean(1, keepdim=True)
@@ -672,12 +691,18 @@ def test_a_run_without_an_end_is_refused(tmp_path: Path) -> None:
     [
         ({"frames": 60}, "frames=60; choose a multiple of 8"),
         ({"loss": "mse"}, "loss='mse'; choose one of bands, snr, mae"),
-        ({"steps": -1}, "a run needs steps >= 0"),
+        ({"steps": -1}, "steps=-1; choose 0 or more"),
+        ({"minutes": float("nan")}, "minutes=nan; choose 0 or more"),
+        ({"seed": -1}, "seed=-1; choose 0 or more"),
+        ({"absent": -5.0}, "absent=-5.0; choose 0 or more"),
+        ({"lr": float("nan")}, "lr=nan; choose more than 0"),
+        ({"clip": 0.0}, "clip=0.0; choose more than 0"),
+        ({"ema": 1.0}, "ema=1.0; choose a decay from 0 to less than 1"),
         ({"batch_size": 3, "accumulate": 2}, "cannot be cut into accumulate=2 equal parts"),
         ({"sources": ("vocals", "accompaniment")}, "sources names accompaniment; choose from"),
         ({"highs_of": ("strings",)}, "highs_of names strings; choose from vocals, drums"),
         ({"focus_of": ("strings",)}, "focus_of names strings; choose from vocals, drums"),
-        ({"focus": 0.0}, "focus=0.0; choose a factor above 0"),
+        ({"focus": 0.0}, "focus=0.0; choose more than 0"),
         ({"preset": "huge"}, "no preset is called 'huge'"),
         ({"teaching": 1.5}, "teaching=1.5; choose a share from 0 to 1"),
         ({"teacher": "paper_large", "loss": "mae"}, "which mae does not compare; choose bands"),
@@ -874,6 +899,38 @@ def test_tracks_can_be_scored_in_mono() -> None:
     torch.testing.assert_close(track.sources["bass"][1], named["bass"].mean(0))
 
 
+def test_estimates_are_not_folded_to_mono(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["evaluate", "songs", "--mono", "--estimates", "."]) == 2
+    assert "--mono folds the tracks, not the estimates" in capsys.readouterr().err
+
+
+def test_a_network_of_another_rate_is_not_scored() -> None:
+    network = Halves()
+    network.sample_rate = 48_000
+    with pytest.raises(ValueError, match=r"for 48000 Hz, tracks are read at 44100 Hz"):
+        evaluate.evaluate([], Separator(network))
+
+
+def test_the_commit_is_of_the_code_and_of_no_repository_round_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def git(*command: str) -> str:
+        who = ["-c", "user.name=x", "-c", "user.email=x@example.org"]
+        return subprocess.check_output(["git", *who, *command], cwd=tmp_path, text=True).strip()
+
+    code = tmp_path / "cli.py"
+    code.write_text("1\n")
+    monkeypatch.setattr(training_cli, "__file__", str(code))
+    git("init", "-q")
+    git("commit", "-q", "--allow-empty", "-m", "somebody's project")
+    assert training_cli._commit() == ""
+    git("add", "cli.py")
+    git("commit", "-q", "-m", "the code")
+    assert training_cli._commit() == git("rev-parse", "HEAD")
+    code.write_text("2\n")
+    assert training_cli._commit() == git("rev-parse", "HEAD") + "-dirty"
+
+
 def test_evaluate_makes_the_folder_of_its_rows(tmp_path: Path) -> None:
     x = 0.1 * np.random.default_rng(0).standard_normal((44100, 2))
     for folder in ("true/song", "theirs/song"):
@@ -938,6 +995,18 @@ def test_a_source_without_a_frame_that_museval_scores(
     assert "nan" not in evaluate.table(result)
 
 
+def test_a_silent_estimate_ends_no_bss_eval(monkeypatch: pytest.MonkeyPatch) -> None:
+    def strict(references: np.ndarray, estimates: np.ndarray, **options: int) -> list[np.ndarray]:
+        assert estimates.any(axis=(1, 2)).all()
+        return [np.full((len(references), 3), 7.0)]
+
+    monkeypatch.setitem(sys.modules, "museval", SimpleNamespace(evaluate=strict))
+    x = torch.randn(2, 44100, generator=torch.Generator().manual_seed(0))
+    silent = {"vocals": (x, 0 * x), "drums": (x, x)}
+    assert evaluate._bss_eval(silent) == {"vocals": None, "drums": 7.0}
+    assert evaluate._bss_eval({"vocals": (x, 0 * x)}) == {"vocals": None}
+
+
 @pytest.mark.skipif(not shutil.which("ffmpeg"), reason="museval needs the program ffmpeg")
 def test_bss_eval_beside_the_others(tmp_path: Path) -> None:
     pytest.importorskip("museval")
@@ -958,11 +1027,13 @@ def test_bss_eval_beside_the_others(tmp_path: Path) -> None:
 
 def test_bss_eval_without_museval_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "museval", None)
-    x = torch.randn(2, 44100)
-    (tmp_path / "song").mkdir()
-    sf.write(tmp_path / "song" / "bass.wav", x.T.numpy(), 44100, subtype="FLOAT")
+
+    def tracks() -> Iterator[evaluate.ScoredTrack]:
+        raise AssertionError("it is told before the work")
+        yield
+
     with pytest.raises(ValueError, match="needs the package museval"):
-        evaluate.evaluate([evaluate.ScoredTrack("song", x, {"bass": x})], None, tmp_path, True)
+        evaluate.evaluate(tracks(), None, tmp_path, True)
 
 
 def test_evaluation_without_songs_says_so(tmp_path: Path) -> None:

@@ -12,9 +12,11 @@ from typing import Any
 
 import torch
 
+from moises_light.config import DEFAULT_PRESET
 from moises_light.model import PRECISIONS
 from moises_light.terminal import end_as_ctrl_c, exit_code, say
 from moises_light.training.config import TrainConfig
+from moises_light.training.corpus import SPLITS
 
 
 def add_train_arguments(parser: argparse.ArgumentParser) -> None:
@@ -94,7 +96,11 @@ def add_evaluate_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "material", type=Path, help="songs as MUSDB18-HQ, MUSDB18 or MoisesDB has, or a corpus"
     )
-    parser.add_argument("--preset", default="paper_small", help="preset, or a .safetensors file")
+    parser.add_argument(
+        "--preset",
+        default=DEFAULT_PRESET,
+        help="preset, or a .safetensors file (default: %(default)s)",
+    )
     parser.add_argument("--checkpoints", type=Path, default=None, help="folder of the weights")
     parser.add_argument(
         "--estimates",
@@ -102,23 +108,29 @@ def add_evaluate_arguments(parser: argparse.ArgumentParser) -> None:
         help="score this folder of stems instead: SONG/vocals.wav and so on, SONG being the way "
         "to the song from MATERIAL, written 'A - B' for A/B",
     )
-    parser.add_argument("--split", default="heldout", help="of a corpus")
+    parser.add_argument(
+        "--split", choices=SPLITS, default="heldout", help="of a corpus (default: %(default)s)"
+    )
     parser.add_argument("--mono", action="store_true", help="fold every track to mono first")
     parser.add_argument(
         "--widen-mono",
         action=argparse.BooleanOptionalAction,
         default=True,
-        help="let the network hear mono with made-up sides",
+        help="let the network hear mono with made-up sides (default: it does)",
     )
-    parser.add_argument("--overlap", type=float, default=0.25)
-    parser.add_argument("--segment", type=float, default=6.0, help="seconds")
+    parser.add_argument(
+        "--overlap", type=float, default=0.25, help="share of a segment (default: %(default)s)"
+    )
+    parser.add_argument("--segment", type=float, default=6.0, help="seconds (default: %(default)s)")
     parser.add_argument("--device", default="cpu", choices=("cpu", "cuda", "mps"))
     parser.add_argument(
         "--precision", default="float32", choices=PRECISIONS, help="of the network's transformers"
     )
     parser.add_argument("--threads", type=int, default=0, help="threads of torch; its choice if 0")
     parser.add_argument(
-        "--bss-eval", action="store_true", help="also BSSEval v4 (needs museval; takes minutes)"
+        "--bss-eval",
+        action="store_true",
+        help="also BSSEval v4 (needs the package museval and the program ffmpeg; takes minutes)",
     )
     parser.add_argument(
         "--rows",
@@ -136,6 +148,11 @@ def evaluate(args: argparse.Namespace) -> int:
         torch.set_num_threads(args.threads)
     if args.estimates is not None and not args.estimates.is_dir():
         raise ValueError(f"there is no folder {args.estimates}; give one of SONG/vocals.wav files")
+    if args.estimates is not None and args.mono:
+        raise ValueError(
+            "--mono folds the tracks, not the estimates; give it without --estimates, "
+            "or mono tracks and their stems"
+        )
     separator = None
     if args.estimates is None:
         model = MoisesLight.from_pretrained(args.preset, args.checkpoints)
@@ -147,7 +164,7 @@ def evaluate(args: argparse.Namespace) -> int:
             device=args.device,
             widen_mono=args.widen_mono,
         )
-    if (args.material / args.split / "index.jsonl").is_file():
+    if any((args.material / split / "index.jsonl").is_file() for split in SPLITS):
         tracks = scores.corpus_tracks(args.material, args.split, args.estimates)
     else:
         tracks = scores.song_folders(args.material, args.estimates)
@@ -169,6 +186,7 @@ def evaluate(args: argparse.Namespace) -> int:
             scores.append_rows(rows, args.rows)
 
     rows = scores.evaluate(tracks, separator, args.estimates, args.bss_eval, tell)
+    say(f"scored: {args.estimates or args.preset}")
     print(scores.table(scores.summary(rows)))
     return 0
 
@@ -197,15 +215,28 @@ def tensorboard(folder: Path) -> Callable[[dict[str, Any]], None]:
 
 
 def _commit() -> str:
-    """Commit of the code, where it lies in a checkout."""
-    here = Path(__file__).parent
-    try:
-        result = subprocess.run(
-            ["git", "rev-parse", "HEAD"], cwd=here, capture_output=True, text=True, timeout=10
+    """Commit of the code, where it lies in a checkout; changes since are told by `-dirty`."""
+    here = Path(__file__)
+
+    def git(*command: str) -> str:
+        done = subprocess.run(
+            ["git", *command],
+            cwd=here.parent,
+            capture_output=True,
+            text=True,
+            timeout=10,
+            check=True,
         )
+        return done.stdout.strip()
+
+    try:
+        # installed below somebody's repository, it is no part of that
+        git("ls-files", "--error-unmatch", here.name)
+        commit = git("rev-parse", "HEAD")
+        changed = git("status", "--porcelain", "--untracked-files=no", "--", ".")
     except (OSError, subprocess.SubprocessError):
         return ""
-    return result.stdout.strip() if result.returncode == 0 else ""
+    return f"{commit}-dirty" if changed else commit
 
 
 def main() -> int:

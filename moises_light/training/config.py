@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from math import cos, pi
+from math import cos, inf, pi
 
 import numpy as np
 
@@ -97,18 +97,21 @@ class TrainConfig:
                 f"batch_size={self.batch_size} cannot be cut into accumulate={self.accumulate} "
                 f"equal parts; choose a multiple"
             )
-        if not 0 <= self.teaching <= 1:
-            raise ValueError(f"teaching={self.teaching}; choose a share from 0 to 1")
+        for field in ("teaching", "narrow"):
+            if not 0 <= getattr(self, field) <= 1:
+                raise ValueError(f"{field}={getattr(self, field)}; choose a share from 0 to 1")
+        if not 0 <= self.ema < 1:
+            raise ValueError(f"ema={self.ema}; choose a decay from 0 to less than 1")
+        for field in ("lr", "clip", "focus"):
+            if not 0 < getattr(self, field) < inf:
+                raise ValueError(f"{field}={getattr(self, field)}; choose more than 0")
+        for field in ("minutes", "steps", "warmup", "weight_decay", "absent", "highs", "seed"):
+            if not 0 <= getattr(self, field) < inf:
+                raise ValueError(f"{field}={getattr(self, field)}; choose 0 or more")
         if self.teacher and self.loss == "mae":
             raise ValueError("a teacher gives spectra, which mae does not compare; choose bands")
-        if not 0 <= self.narrow <= 1:
-            raise ValueError(f"narrow={self.narrow}; choose a share from 0 to 1")
-        if self.focus <= 0:
-            raise ValueError(f"focus={self.focus}; choose a factor above 0")
         if self.frozen_norms and not self.start:
             raise ValueError("frozen_norms keeps the statistics of a start; give start, too")
-        if self.steps < 0 or self.minutes < 0 or self.lr <= 0:
-            raise ValueError("a run needs steps >= 0, minutes >= 0 and lr > 0")
 
     @property
     def segment_length(self) -> int:

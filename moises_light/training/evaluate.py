@@ -133,21 +133,29 @@ def evaluate(
         estimates: folder of stems by somebody else, `<track>/<source>.wav`. Sources that it lacks
             in a track are told and not scored.
         bss_eval: also give the SDR of BSSEval v4, median over frames of a second; takes minutes a
-            track and the package `museval`.
+            track, the package `museval` and the programs ffmpeg and ffprobe.
         on_track: called with the name of each track that is done, and its rows.
 
     Returns:
         a row for each track and source, and for the accompaniment where the vocals are scored:
         `track`, `source`, `sdr`, `si_sdr`, `mixture_sdr`,
         `at_silence` (see `energy_at_silence`; None where the source never rests), and `bss_sdr` if
-        asked for (None where museval has no value for any frame; not of the accompaniment), in
-        dB. Sources that are absent from a track have no row.
+        asked for (None where museval has no value for any frame or the estimate is silence; not of
+        the accompaniment), in dB. Sources that are absent from a track have no row.
 
     Raises:
         ValueError: if `estimates` holds no stem of a track: a mean over the others would compare
-            with nothing.
+            with nothing. If the network has another sample rate than tracks are read at, or
+            what BSSEval needs is not there.
     """
     rows: list[dict[str, Any]] = []
+    if separator is not None and separator.sample_rate != SAMPLE_RATE:
+        raise ValueError(
+            f"the network is for {separator.sample_rate} Hz, tracks are read at {SAMPLE_RATE} Hz; "
+            f"separate them yourself and give the stems as estimates"
+        )
+    if bss_eval:
+        _import_museval()
     for track in tracks:
         if separator is not None:
             stems = separator(track.mixture)
@@ -190,11 +198,7 @@ def _level(audio: Tensor) -> float:
     return 10 * float(torch.log10(audio.square().mean() + 1e-12))
 
 
-def _bss_eval(pairs: dict[str, tuple[Tensor, Tensor]]) -> dict[str, float | None]:
-    """SDR of BSSEval v4 for each source: the median over frames of one second, in dB.
-
-    None where no frame has a value: museval gives NaN for all frames in which a source is silent.
-    """
+def _import_museval() -> Any:
     try:
         import museval
     except (ImportError, RuntimeError) as error:  # it raises where ffmpeg is missing
@@ -202,13 +206,27 @@ def _bss_eval(pairs: dict[str, tuple[Tensor, Tensor]]) -> dict[str, float | None
             f"BSSEval needs the package museval and the program ffmpeg ({error}); "
             f"install both, or leave --bss-eval out"
         ) from None
+    return museval
+
+
+def _bss_eval(pairs: dict[str, tuple[Tensor, Tensor]]) -> dict[str, float | None]:
+    """SDR of BSSEval v4 for each source: the median over frames of one second, in dB.
+
+    None where no frame has a value: museval gives NaN for all frames in which a source is silent,
+    and refuses an estimate that is silent throughout. One source has no part in another's SDR.
+    """
+    museval = _import_museval()
+    silent = dict.fromkeys(s for s, (_, estimate) in pairs.items() if not estimate.any())
+    pairs = {source: pair for source, pair in pairs.items() if source not in silent}
+    if not pairs:
+        return silent
     references, estimates = (
         torch.stack([pair[k].T for pair in pairs.values()]).double().numpy() for k in (0, 1)
     )
     frames = museval.evaluate(references, estimates, win=SAMPLE_RATE, hop=SAMPLE_RATE)[0]
     valued = [frame[~np.isnan(frame)] for frame in np.asarray(frames)]
     middles = [round(float(np.median(x)), 3) if len(x) else None for x in valued]
-    return dict(zip(pairs, middles, strict=True))
+    return {**silent, **dict(zip(pairs, middles, strict=True))}
 
 
 def summary(rows: list[dict[str, Any]]) -> dict[str, dict[str, float]]:

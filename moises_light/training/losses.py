@@ -160,7 +160,8 @@ class Objective(nn.Module):
         highs_of: these sources.
         teacher: another network, whose estimates are targets, too; it is put in `eval` and learns
             nothing. Where its range of frequencies ends, the sources alone are the target.
-        teaching: share of the loss that is counted against the teacher's estimates.
+        teaching: share of the loss that is counted against the teacher's estimates, see
+            `corrected`.
 
     Most of what a smaller network's estimates lack no network of its kind could give, and to its
     gradient that part is noise. What a better network of the same kind gives, it can learn; so
@@ -241,8 +242,22 @@ class Objective(nn.Module):
         if widths is not None:
             taught = narrow(taught, widths[:, :-1])
         n_bins = taught.shape[-2]
+        taught = self.corrected(taught, target[..., :n_bins, :], mixed[..., :n_bins, :])
         from_teacher = self.distance(estimate[..., :n_bins, :], taught, mixed[..., :n_bins, :])
         return torch.lerp(losses, from_teacher, self.teaching)
+
+    @staticmethod
+    def corrected(taught: Tensor, target: Tensor, mixture: Tensor) -> Tensor:
+        """Estimates of the teacher without what it makes up.
+
+        A frequency at which a source has nothing throughout the example is not the teacher's to
+        fill: highs above the wall of a recording, or a source that is absent.
+
+        Shape: `[B, S, C, T, F, 2]` twice, `[B, C, T, F, 2] -> [B, S, C, T, F, 2]`.
+        """
+        wanted, heard = (x.square().sum((-4, -3, -1)) for x in (target, mixture[:, None]))
+        nothing = wanted <= WHISPER * heard
+        return torch.where(nothing[:, :, None, None, :, None], target, taught)
 
     def shared_out(self, losses: Tensor, together: Tensor) -> Tensor:
         """What sources that are known as a sum alone count: its loss in even parts. `[B, S]`."""

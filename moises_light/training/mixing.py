@@ -11,12 +11,13 @@ known apart. These three rows are then NaN; what they add up to is the mixture l
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 import torch
+from scipy import fft
 
 from moises_light.config import SOURCES
 from moises_light.training.augment import (
@@ -29,7 +30,16 @@ from moises_light.training.augment import (
     reshape,
     round_trip,
 )
-from moises_light.training.corpus import BACKING, BLOCK, KINDS, SILENCE, Corpus, Track
+from moises_light.training.corpus import (
+    BACKING,
+    BLOCK,
+    KINDS,
+    SAMPLE_RATE,
+    SILENCE,
+    Corpus,
+    Track,
+)
+from moises_light.training.effects import saturate
 from moises_light.training.keys import chroma, into_key
 
 LEVELS = {"vocals": -20.0, "drums": -20.0, "bass": -21.0, "other": -22.0, BACKING: -16.0}
@@ -46,7 +56,13 @@ FAINTEST = -12.0
 """Level in dB beside the rest of its track to which a fainter voice is raised."""
 
 SECOND = -3.0
-"""Level in dB at which a second instrument joins `other`, beside the first one's."""
+"""Level in dB at which a second instrument joins, beside a voice or what it joins."""
+
+LOUDER = 12.0
+"""By how many dB it may be louder than what enters a mixture of strangers."""
+
+REGISTER = (200, 2000)
+"""Hz between which voices have most of their energy."""
 
 MONO = 10 ** (-50 / 20)
 """Sides of a piece beside its middle, up to which it is mono."""
@@ -72,10 +88,15 @@ class MixingConfig:
         negatives: share of examples without vocals and with a melody instrument in `other`.
         speed: largest change of speed and pitch together, as a ratio to either side.
         dull: share of examples that end between 11 and 19 kHz, as lossy uploads do.
-        dense: share of examples whose `other`, where it plays, is joined by a second one, drawn on
-            its own; half of these in key. Real songs are denser than what one instrument plays.
+        dense: share of examples whose `other` or backing is joined by another `other`, drawn on its
+            own; half of these in key. Where somebody sings it is about as loud in the voice's
+            register as the voice: that is what real songs have and a draw of strangers seldom.
         roomy: share of backings in mono that are put into a room in stereo; sides behind which
             nobody plays would tell the singer.
+        walled: share of examples in which a voice may break off at a frequency beyond which
+            the others go on. In the rest, all of them break off there.
+        muffled: share of voices that break off on their own, between 5 and 12 kHz.
+        growl: share of basses with mids, as amplifiers and synthesisers give them.
         bright: share of pieces of vocals and other whose highs are raised, see `draw_shape`; of
             the examples that are not `flat`.
         codec: share of examples whose mixture, and only that, went through mp3 or, where the
@@ -100,6 +121,9 @@ class MixingConfig:
     dull: float = 0.15
     dense: float = 0.3
     roomy: float = 0.7
+    walled: float = 0.5
+    muffled: float = 0.1
+    growl: float = 0.35
     bright: float = 0.25
     codec: float = 0.08
     flat: float = 0.2
@@ -146,6 +170,18 @@ def _shelf(tracks: list[Track], weights: dict[str, float], source: str | None) -
     share = share[keep]
     kept = tuple(track for track, k in zip(tracks, keep, strict=True) if k)
     return _Shelf(kept, np.cumsum(share / share.sum()))
+
+
+def _end(track: Track, row: str, alone: bool) -> float | None:
+    """Where a row ends and takes the others with it; that of a voice need not."""
+    return track.bandwidth if alone and row == "vocals" else track.end_of(row)
+
+
+def _register(piece: np.ndarray) -> float:
+    """Power of `[C, L]` where voices have most of theirs."""
+    spectrum = fft.rfft(piece)
+    low, high = (round(hertz * piece.shape[-1] / SAMPLE_RATE) for hertz in REGISTER)
+    return 2 * float(np.square(np.abs(spectrum[:, low:high])).sum()) / piece.shape[-1] ** 2
 
 
 def _is_mono(piece: np.ndarray) -> bool:
@@ -285,10 +321,11 @@ class MixtureDataset:
         else:
             choices = self._drop(rng, choices, config.drop * (0.5 if aligned else 1.0))
         speeds = {source: speed if aligned else self._speed(rng) for source in choices}
+        alone = rng.random() < config.walled
         cutoffs = [
             end * min(1.0, speeds[s])
             for s, (track, _) in choices.items()
-            if (end := track.end_of(s))
+            if (end := _end(track, s, alone))
         ]
         if rng.random() < config.dull:
             cutoffs.append(float(rng.uniform(11000, 19000)))
@@ -310,13 +347,14 @@ class MixtureDataset:
                 relative += float(np.clip(rng.normal(-0.5, spread), -12, 6))
             out[number] *= np.float32(10 ** (relative / 20))
         if "other" in choices and not flat and rng.random() < config.dense:
-            out[SOURCES.index("other")] += self._second(rng, out, cutoff)
+            number = SOURCES.index("other")
+            out[number] += self._second(rng, out, number, cutoff)
         return out
 
     def _second(
-        self, rng: np.random.Generator, sources: np.ndarray, cutoff: float | None
+        self, rng: np.random.Generator, sources: np.ndarray, number: int, cutoff: float | None
     ) -> np.ndarray:
-        """Another piece of `other`, to be added to the one among these `[S, C, l]`."""
+        """Another piece of `other`, to be added to row `number` of these `[S, C, l]`."""
         track = self._single["other"].draw(rng)
         start, speed = self._start(rng, track, ("other",)), self._speed(rng)
         if rng.random() < self.config.in_key:
@@ -324,10 +362,15 @@ class MixtureDataset:
             bounds = (1 - self.config.speed, 1 + self.config.speed)
             speed, _ = into_key(chroma(piece), chroma(sources.sum(axis=0)), *bounds)
         piece = self._varied(rng, track, "other", start, speed, cutoff)
-        first = np.square(sources[SOURCES.index("other")]).mean()
-        power = np.square(piece).mean()
         level = SECOND + float(np.clip(rng.normal(0, 3.0), -9, 3))
-        return piece * np.float32(10 ** (level / 20) * np.sqrt(first / (power + 1e-12)))
+        voice = sources[SOURCES.index("vocals")]
+        if voice.any():
+            level += 10 * float(np.log10((_register(voice) + 1e-12) / (_register(piece) + 1e-12)))
+        else:
+            beside = 10 * float(np.log10(np.square(sources[number]).mean() + 1e-12))
+            level += beside - track.level["other"]
+        most = LEVELS["other"] + LOUDER - track.level["other"]
+        return piece * np.float32(10 ** (min(level, most) / 20))
 
     def _draw_backing(self, rng: np.random.Generator) -> np.ndarray:
         """As `_draw`; the backing lies in the first of its rows, the others are silent."""
@@ -343,8 +386,11 @@ class MixtureDataset:
         if sung:
             in_key = rng.random() < config.in_key
             parts.append(self._in_key(rng, backing) if in_key else self._voice(rng))
+        alone = rng.random() < config.walled
         cutoffs += [
-            end * min(1.0, part.speed) for part in parts if (end := part.track.end_of(part.row))
+            end * min(1.0, part.speed)
+            for part in parts
+            if (end := _end(part.track, part.row, alone))
         ]
         cutoff = min(cutoffs, default=None)
         out = np.zeros((len(SOURCES), 2, self.segment_length), np.float32)
@@ -356,6 +402,9 @@ class MixtureDataset:
             gain = LEVELS[row] - track.level[row] + float(np.clip(rng.normal(-0.5, 3.0), -12, 6))
             number = _IN_BACKING[0] if row == BACKING else SOURCES.index(row)
             out[number] = piece * np.float32(10 ** (gain / 20))
+        if not flat and rng.random() < config.dense and "other" in self._single:
+            number = _IN_BACKING[0]
+            out[number] += self._second(rng, out, number, cutoff)
         return out
 
     def _voice(self, rng: np.random.Generator) -> _Part:
@@ -442,8 +491,19 @@ class MixtureDataset:
         room = 0.04 if source in ("bass", BACKING) else 0.15
         if source == BACKING and _is_mono(piece):
             room = self.config.roomy
+        growl = source == "bass" and rng.random() < self.config.growl
+        if growl:
+            # first, since a sampled bass has nothing there that could be raised
+            rough = saturate(piece, float(rng.uniform(0.4, 0.9)))
+            piece = rough * np.sqrt(np.square(piece).mean() / (np.square(rough).mean() + 1e-12))
+        if source == "vocals" and rng.random() < self.config.muffled:
+            end = float(rng.uniform(5000, 12000))
+            cutoff = min(cutoff or end, end)
         bright = self.config.bright if source in BRIGHT else 0.0
         shape = draw_shape(rng, room=room, cutoff=cutoff, bright=bright)
+        if growl:
+            mids, at = float(rng.uniform(5, 14)), float(250 * 2 ** rng.uniform(0, 1.4))
+            shape = replace(shape, bell=mids, bell_at=at)
         piece = reshape(piece, shape, length)
         if rng.random() < 0.12:
             piece = drive(piece, float(rng.uniform(0.2, 1.0)))

@@ -357,6 +357,10 @@ def speech(bank: Bank, rng: np.random.Generator) -> Singer | None:
     return Singer(sing, bandwidth=bandwidth_of(samples))
 
 
+VOICED = 0.3
+"""Least share of a clip of speech that has a pitch, for it to sing."""
+
+
 def sung_speech(bank: Bank, rng: np.random.Generator) -> Singer | None:
     """Speech that sings the score's melody, in the speaker's voice or another throat."""
     samples = draw_speaker(bank, rng)
@@ -373,7 +377,8 @@ def sung_speech(bank: Bank, rng: np.random.Generator) -> Singer | None:
             audio = bank.audio(sample)
             analysis = world.analyse(audio, 70, 500)
             syllables = world.find_syllables(audio, analysis)
-            if syllables:
+            # a whisper has no pitch, and would sing in a buzz
+            if syllables and (analysis.pitch > 0).mean() >= VOICED:
                 clips.append((analysis, syllables))
                 spoken.append(analysis.pitch[analysis.pitch > 0])
         tune = [note for part in score.parts if part.source == "vocals" for note in part.notes]

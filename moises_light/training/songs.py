@@ -76,6 +76,23 @@ def _visible(paths: Iterable[Path], folder: Path) -> list[Path]:
     ]
 
 
+def _is_song(folder: Path) -> bool:
+    """Whether stems of a song, and no parts of one stem, lie in a folder itself."""
+    names = {
+        e.name if e.is_dir() else e.stem
+        for e in _visible(folder.iterdir(), folder)
+        if e.is_dir() or e.suffix.lower() in AUDIO
+    }
+    sources = {source_of(name) for name in names} - {None}
+    return len(sources) > 1 or (bool(sources) and any(name.lower() in MIXTURE for name in names))
+
+
+def _holds_songs(folder: Path) -> bool:
+    """Whether a folder is a place of songs, such as an album that is called Strings."""
+    below = [path for path in _visible(folder.rglob("*"), folder) if path.is_dir()]
+    return any(map(_is_song, [folder, *below]))
+
+
 def find_song(folder: Path) -> Song | None:
     """The song in a folder, or None where the folder holds no stem.
 
@@ -89,6 +106,8 @@ def find_song(folder: Path) -> Song | None:
     files: dict[str, list[Path]] = {}
     unknown = []
     for entry in _visible(folder.iterdir(), folder):
+        if entry.is_dir() and _holds_songs(entry):
+            continue
         if entry.is_dir():
             below = _visible(entry.rglob("*"), entry)
             inside = [path for path in below if path.suffix.lower() in AUDIO]
@@ -122,7 +141,8 @@ def find_songs(folder: Path | str) -> list[tuple[Path, Song]]:
         raise ValueError(f"{root} is not a folder; give one that holds a folder for each song")
     found = []
     for path in [root, *_visible(root.rglob("*"), root)]:
-        if path.name.endswith(".stem.mp4") or (path.is_dir() and source_of(path.name) is None):
+        is_stem = source_of(path.name) is not None and not (path.is_dir() and _holds_songs(path))
+        if path.name.endswith(".stem.mp4") or (path.is_dir() and not is_stem):
             song = find_song(path)
             if song is not None:
                 above = path.relative_to(root).parent.parts
