@@ -166,10 +166,11 @@ def visit(browser: Any, server: Server) -> Iterator[Callable[..., Any]]:
     """Open the page in a context of its own; at the end it must have met no error."""
     contexts, problems = [], []
 
-    def open_page(query: str = "", clock: bool = False, **options: Any) -> Any:
+    def open_page(query: str = "", clock: bool = False, script: str = "", **options: Any) -> Any:
         options = {"viewport": {"width": 1280, "height": 900}, **options}
         context = browser.new_context(accept_downloads=True, **options)
         contexts.append(context)
+        context.add_init_script(script)
         page = context.new_page()
         page.set_default_timeout(60_000)
         page.on("pageerror", lambda error: problems.append(str(error)))
@@ -300,6 +301,108 @@ def test_mute_solo_and_faders_change_what_is_heard(visit: Callable[..., Any], so
     assert page.evaluate("window.studio.faders().drums") == 0
 
 
+def test_solo_with_ctrl_is_for_this_stem_alone(visit: Callable[..., Any], song: Path) -> None:
+    page = visit()
+    separate(page, song)
+    heard = (
+        "Object.entries(window.studio.faders()).filter(([, gain]) => gain).map(([name]) => name)"
+    )
+    for name in ("vocals", "drums"):
+        page.get_by_role("button", name=f"Solo {name}").click()
+    assert page.evaluate(heard) == ["vocals", "drums"]
+    page.get_by_role("button", name="Solo bass").click(modifiers=["Control"])
+    assert page.evaluate(heard) == ["bass"]
+    page.get_by_role("button", name="Solo bass").click(modifiers=["Control"])
+    assert page.evaluate(heard) == list(SOURCES)
+    # of two, the one that is clicked stays
+    for name in ("vocals", "drums"):
+        page.get_by_role("button", name=f"Solo {name}").click()
+    page.get_by_role("button", name="Solo drums").click(modifiers=["Control"])
+    assert page.evaluate(heard) == ["drums"]
+
+
+def test_space_after_a_click_is_for_the_music(visit: Callable[..., Any], song: Path) -> None:
+    page = visit()
+    upload(page, song)
+    page.click("#go")
+    wait(page, "s.phase === 'finished'")
+    page.keyboard.press(" ")
+    wait(page, "s.playing")
+    assert state(page)["phase"] == "finished", "and nothing is separated anew"
+    page.get_by_role("button", name="Solo bass").click()
+    page.keyboard.press(" ")
+    wait(page, "!s.playing")
+    bass = page.get_by_role("button", name="Solo bass")
+    assert bass.get_attribute("aria-pressed") == "true"
+    # who came to the button by the keyboard presses it
+    bass.focus()
+    page.keyboard.press(" ")
+    assert bass.get_attribute("aria-pressed") == "false"
+    assert not state(page)["playing"]
+
+
+def test_letters_and_digits_can_be_switched_off_as_keys(
+    visit: Callable[..., Any], song: Path
+) -> None:
+    page = visit()
+    separate(page, song)
+    page.click(".ml-shortcuts")
+    page.keyboard.press("1")
+    page.keyboard.press("l")
+    assert page.evaluate("window.studio.faders().vocals") == 1
+    assert state(page)["loop"] is None
+    page.keyboard.press("ArrowRight")
+    assert state(page)["position"] == pytest.approx(5, abs=0.01)
+    page.reload()
+    page.wait_for_function("window.studio && window.studio.state().ready.a === 882000")
+    assert not page.is_checked(".ml-shortcuts")
+    page.click(".ml-shortcuts")
+    page.click("body", position={"x": 3, "y": 3})
+    page.keyboard.press("1")
+    assert page.evaluate("window.studio.faders().vocals") == 0
+
+
+def test_a_key_that_is_held_is_pressed_once(visit: Callable[..., Any], song: Path) -> None:
+    page = visit()
+    separate(page, song)
+    page.click("body", position={"x": 3, "y": 3})
+    for _ in range(4):
+        page.keyboard.down("1")
+    page.keyboard.up("1")
+    assert page.evaluate("window.studio.faders().vocals") == 0
+    for _ in range(3):
+        page.keyboard.down("ArrowRight")
+    page.keyboard.up("ArrowRight")
+    assert state(page)["position"] == pytest.approx(15, abs=0.01)
+
+
+def test_a_microphone_hears_music_as_it_is(visit: Callable[..., Any]) -> None:
+    """Browsers clean speech of what a song is made of, unless they are asked not to."""
+    page = visit(
+        script="""
+        MediaDevices.prototype.getUserMedia = async (wanted) => {
+          window.asked = wanted; window.type = navigator.audioSession.type;
+          const track = {readyState: 'live'};
+          window.track = track;
+          return {getAudioTracks: () => [track]};
+        };
+        Object.defineProperty(navigator, 'audioSession', {value: {type: 'playback'}});
+        """
+    )
+    page.evaluate("navigator.mediaDevices.getUserMedia({audio: true})")
+    assert page.evaluate("window.asked.audio") == {
+        "echoCancellation": False,
+        "noiseSuppression": False,
+        "autoGainControl": False,
+    }
+    assert page.evaluate("window.type") == "auto", "or a phone refuses the microphone"
+    page.evaluate("window.studio.transport.open(44100)")
+    wake = "(window.studio.transport.wake(), navigator.audioSession.type)"
+    assert page.evaluate(wake) == "auto", "while it is open"
+    page.evaluate("window.track.readyState = 'ended'")
+    assert page.evaluate(wake) == "playback"
+
+
 def test_seek_loop_and_keys(visit: Callable[..., Any], song: Path) -> None:
     page = visit()
     separate(page, song)
@@ -420,6 +523,25 @@ def test_a_finger_that_scrolls_over_the_lanes_moves_nothing(
     page.wait_for_function(f"window.scrollY > {before} + 50")
     assert (state(page)["position"], state(page)["loop"]) == (3, [2, 5])
     assert page.inner_text(".ml-time b") == "0:03"
+    # nor where it begins on a slider
+    for selector in (".ml-lane[data-stem=drums] .ml-volume", ".ml-seek"):
+        slider = page.locator(selector)
+        slider.scroll_into_view_if_needed()
+        box = slider.bounding_box()
+        x, y = box["x"] + 0.9 * box["width"], box["y"] + box["height"] / 2
+        value, before = slider.input_value(), page.evaluate("window.scrollY")
+        start = {"type": "touchStart", "touchPoints": [{"x": x, "y": y}]}
+        touch.send("Input.dispatchTouchEvent", start)
+        way = -1 if before < 200 else 1
+        for step in range(1, 11):
+            points = [{"x": x, "y": y + way * 15 * step}]
+            touch.send("Input.dispatchTouchEvent", {"type": "touchMove", "touchPoints": points})
+        touch.send("Input.dispatchTouchEvent", {"type": "touchEnd", "touchPoints": []})
+        page.wait_for_function(f"Math.abs(window.scrollY - {before}) > 50")
+        page.wait_for_timeout(200)
+        assert slider.input_value() == value
+    assert page.evaluate("window.studio.faders().drums") == 1
+    assert state(page)["position"] == 3
     lane.scroll_into_view_if_needed()
     page.touchscreen.tap(*centre(page, ".ml-lane[data-stem=drums] .ml-wave"))
     wait(page, "Math.abs(s.position - 10) < 0.5")
@@ -500,6 +622,66 @@ def test_a_song_is_still_there_after_the_page_was_loaded_anew(
     assert state(visit())["phase"] == "empty", "another tab has no song"
 
 
+def test_a_mix_is_still_there_after_the_page_was_loaded_anew(
+    visit: Callable[..., Any], song: Path
+) -> None:
+    """Phones do that to tabs in the background, and Gradio after a lost connection."""
+    page = visit()
+    separate(page, song)
+    page.get_by_role("button", name="Mute vocals").click()
+    page.locator(".ml-lane[data-stem=drums] .ml-volume").fill("30")
+    page.locator(".ml-master-range").fill("50")
+    page.evaluate("window.studio.transport.setLoop([6, 12])")
+    page.evaluate("window.studio.seek(8)")
+    before = page.evaluate("window.studio.faders()")
+    page.reload()
+    page.wait_for_function("window.studio && window.studio.state().ready.a === 882000")
+    now = state(page)
+    assert (now["position"], now["loop"], now["active"]) == (8, [6, 12], "a")
+    assert page.evaluate("window.studio.faders()") == before
+    assert before["vocals"] == 0
+    assert page.input_value(".ml-master-range") == "50"
+    page.click(".ml-play")
+    wait(page, "s.playing && s.meters.a[0] < 0.001 && s.meters.a[2] > 0.1")
+
+
+def test_who_comes_with_another_song_gets_no_late_one(
+    visit: Callable[..., Any], song: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A second tab waits for the run of the first, whose song it would show."""
+    monkeypatch.setattr(ByFrequency, "pause", 2.0)
+    monkeypatch.setattr(handlers, "PATIENCE", 5.0)
+    page = visit()
+    begin(page, song)
+    with page.expect_popup() as opened:
+        page.evaluate("window.open(location.href)")
+    second = opened.value
+    second.wait_for_function(
+        "document.querySelector('.ml-invite')?.textContent.startsWith('Fetch')"
+    )
+    second.evaluate("document.querySelector('#example').click()")
+    second.wait_for_function("window.studio.state().phase === 'ready'")
+    name = second.inner_text(".ml-name")
+    assert "Four tones" not in name
+    second.wait_for_timeout(6000)
+    assert second.inner_text(".ml-name") == name
+    monkeypatch.setattr(ByFrequency, "pause", 0.0)
+    wait(page, "s.phase === 'finished'")
+
+
+def test_who_waits_in_another_tab_sees_how_far_it_is(
+    visit: Callable[..., Any], song: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ByFrequency, "pause", 0.8)
+    page = visit()
+    title = page.title()
+    begin(page, song)
+    assert re.fullmatch(r"\d+ % · Nobody - Four tones", page.title())
+    monkeypatch.setattr(ByFrequency, "pause", 0.0)
+    wait(page, "s.phase === 'finished'")
+    assert page.title() == title, "it is seen, so it need not be told"
+
+
 def test_a_run_goes_on_where_its_page_was_loaded_anew(
     visit: Callable[..., Any], song: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -537,6 +719,29 @@ def test_a_run_that_waited_in_line_is_asked_for_again_when_its_page_is_back(
     monkeypatch.setattr(ByFrequency, "pause", 0.0)
     wait(page, "s.phase === 'finished' && s.ready.a === 882000")
     assert state(page)["takes"] == ["fullband_small"], "as it was asked for"
+
+
+def test_who_separates_a_shared_result_listens_on(
+    visit: Callable[..., Any], server: Server, song: Path
+) -> None:
+    """It is another song from then on, a copy of their own."""
+    first = visit()
+    separate(first, song)
+    token = first.evaluate("sessionStorage.getItem('studio-song')")
+    result = jobs.load_song(server.songs()[0].parent, token)
+    page = visit(f"?r={Shares().create(result, jobs.load_takes(result)).token}")
+    wait(page, "s.phase === 'finished'")
+    page.evaluate("window.studio.transport.setLoop([4, 19])")
+    page.evaluate("window.studio.seek(5)")
+    page.click(".ml-play")
+    wait(page, "s.playing && s.level > 0.05")
+    page.click("#go")
+    page.wait_for_function("t => sessionStorage.getItem('studio-song') !== t", arg=token)
+    wait(page, "s.phase === 'finished' && s.ready.a === 882000")
+    now = state(page)
+    assert now["playing"]
+    assert now["position"] > 5
+    assert now["loop"] == [4, 19]
 
 
 def test_who_waits_with_a_shared_result_still_has_it(

@@ -292,6 +292,41 @@ def test_the_sweeper_takes_what_nobody_touches(tmp_path: Path, song: jobs.Song) 
     assert not song.folder.exists()
 
 
+def test_where_the_disk_is_full_what_can_be_written_again_goes_first(
+    song: jobs.Song, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not the songs of those who listen, since one visitor takes much away."""
+    root = song.folder.parent
+    exports = song.folder / "exports" / "a-1-wav16"
+    exports.mkdir(parents=True)
+    (exports / "x.wav").write_bytes(b"x")
+    unseen, opened = root / ("1" * 32), root / ("2" * 32)
+    now = time.time()
+    for folder, age in ((unseen, 3000), (opened, 300)):
+        folder.mkdir()
+        os.utime(folder, (now - age, now - age))
+    for path in [*song.folder.rglob("*"), song.folder]:
+        os.utime(path, (now - 90, now - 90))
+    free = iter(())
+
+    class Disk:
+        def __init__(self) -> None:
+            self.free = next(free, 100)
+
+    monkeypatch.setattr(jobs.shutil, "disk_usage", lambda folder: Disk())
+    free = iter([0])  # too little, until the first thing is gone
+    assert jobs.sweep(root, 7200, keep_free=50) == 0
+    assert not exports.exists()
+    assert jobs.last_touched(song.folder) < now - 60, "that was nobody's touch"
+    assert unseen.exists()
+    free = iter([0])
+    assert jobs.sweep(root, 7200, keep_free=50) == 1
+    assert (unseen.exists(), opened.exists()) == (False, True)
+    free = iter([0])
+    assert jobs.sweep(root, 7200, keep_free=50) == 1
+    assert (opened.exists(), song.folder.exists()) == (False, True), "then the oldest"
+
+
 def test_a_copy_is_its_own(song: jobs.Song) -> None:
     separated(song)
     copy = jobs.fork(replace(song, origin="link"), "a")

@@ -39,9 +39,9 @@ DEFAULT, DEFAULT_B = DEFAULT_PRESET, "paper_small"
 
 EXAMPLE = EXAMPLES / "francium.mp3"
 QUIET: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
-FETCHED = "() => { window.studio.fetched(); }"
+FETCHED = "() => { window.studio.fetched('{what}'); }"
 DOWNLOAD = """(file) => {
-  window.studio.fetched();
+  window.studio.fetched('{what}');
   if (!file || !file.url) return;
   const link = document.createElement('a');
   link.href = ((window.gradio_config && window.gradio_config.root) || '') + file.url;
@@ -99,9 +99,9 @@ def build_demo(checkpoints: str | Path | None = None, *, studio: Studio | None =
                             .replace("{scores}", words.scores(presets)),
                             elem_classes="ml-prose",
                         )
-        _wire_song(studio, demo, token, player, desk, views)
+        arrival = _wire_links(studio, demo, token, player, desk, compare, views, tabs)
+        _wire_song(studio, demo, token, player, desk, views, arrival)
         _wire_runs(studio, token, player, desk, compare, views, away, share)
-        _wire_links(studio, demo, token, player, desk, compare, views, tabs)
         _programs(studio)
     demo.queue(max_size=16, default_concurrency_limit=4)
     return demo
@@ -280,8 +280,8 @@ def _take_away_tab(studio: Studio, token: gr.Textbox) -> Parts:
             show_progress_on=[button],
             api_visibility="private",
         )
-        written.success(None, file, None, js=DOWNLOAD)
-        written.failure(None, None, None, js=FETCHED)
+        written.success(None, file, None, js=DOWNLOAD.replace("{what}", what))
+        written.failure(None, None, None, js=FETCHED.replace("{what}", what))
     token.change(lambda: TAKE_AWAY, None, note, queue=False, **QUIET)
     return {"slot": slot}
 
@@ -515,7 +515,9 @@ def _wire_song(
     player: gr.HTML,
     desk: Parts,
     views: Parts,
+    late: Any,
 ) -> None:
+    """Upload, microphone and example. Who brings a song waits no more for `late`, another one."""
     quote, quoting = _quote(studio), _quoting(studio, token, desk)
     settings = [desk["preset"], desk["device"], desk["extent"]]
 
@@ -560,6 +562,7 @@ def _wire_song(
             concurrency_id="decode",
             show_progress_on=[source],
             api_visibility="private",
+            cancels=[late],
         )
         for over in (read.success, read.failure):
             over(lambda: None, None, source, **QUIET)
@@ -575,6 +578,7 @@ def _wire_song(
         arrival,
         concurrency_limit=4,
         concurrency_id="decode",
+        cancels=[late],
         **QUIET,
     ).success(*quoting, queue=False, **QUIET)
     desk["recorder"].click(lambda: gr.update(visible=True), None, record, queue=False, **QUIET)
@@ -751,7 +755,9 @@ def _wire_links(
     compare: Parts,
     views: Parts,
     tabs: gr.Tabs,
-) -> None:
+) -> Any:
+    """What the page's address or its tab brings; returns that event."""
+
     def arrive(kept: str | None, request: gr.Request) -> Iterator[tuple[Any, ...]]:
         """What the page's address asks for: settings, a result, or its deletion.
 
@@ -840,13 +846,14 @@ def _wire_links(
 
     kept = gr.Textbox(visible="hidden", label="Song of this tab")
     arrival = [token, player, desk["preset"], compare["preset"], views["view"], tabs]
-    demo.load(
+    # apart from uploads: it may wait for a run of this song to end
+    return demo.load(
         arrive,
         kept,
         [*arrival, desk["go"], desk["place"]],
         js=KEPT,
-        concurrency_limit=4,
-        concurrency_id="decode",
+        concurrency_limit=8,
+        concurrency_id="arrive",
         **QUIET,
     )
 

@@ -534,8 +534,18 @@ class Turnstile:
                 del self._line[ticket]
 
 
+IN_USE = 60.0
+"""Seconds in which nobody's files go, however full the disk is."""
+
+OPEN = 660.0
+"""Seconds in which an open page has touched its song."""
+
+
 def sweep(root: Path, max_age: float, keep_free: int = 0, now: float | None = None) -> int:
     """Delete what nobody has touched for `max_age` seconds, and the oldest where the disk is full.
+
+    There, files to be taken away go first, for they can be written again; then what no page shows
+    any more (an open page touches its song every ten minutes); then the oldest.
 
     Args:
         root: folder whose entries are deleted whole.
@@ -551,9 +561,18 @@ def sweep(root: Path, max_age: float, keep_free: int = 0, now: float | None = No
     now = time.time() if now is None else now
     aged = sorted((last_touched(entry), entry) for entry in root.iterdir())
     gone = 0
-    for touched, entry in aged:
-        short = shutil.disk_usage(root).free < keep_free and now - touched > 60
-        if now - touched > max_age or short:
+
+    def short() -> bool:
+        return shutil.disk_usage(root).free < keep_free
+
+    for folder in sorted(root.glob("*/exports/*"), key=last_touched):
+        if short() and now - last_touched(folder) > IN_USE:
+            before = folder.parent.stat()
+            shutil.rmtree(folder, ignore_errors=True)
+            os.utime(folder.parent, ns=(before.st_atime_ns, before.st_mtime_ns))  # nobody's touch
+    open_pages = [entry for entry in aged if now - entry[0] <= OPEN]
+    for touched, entry in [e for e in aged if e not in open_pages] + open_pages:
+        if now - touched > max_age or (short() and now - touched > IN_USE):
             if entry.is_dir():
                 shutil.rmtree(entry, ignore_errors=True)
             else:

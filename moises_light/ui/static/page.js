@@ -11,8 +11,9 @@ document.addEventListener('drop', (event) => {
   const input = files();
   if (input && document.querySelector('#song').contains(event.target)) return;
   event.preventDefault();    // or the browser would leave the page for the file
-  if (!input) return;        // a song is on its way already
-  const one = new DataTransfer(); one.items.add(event.dataTransfer.files[0]);
+  const file = event.dataTransfer.files[0];
+  if (!input || !file) return;        // a song is on its way already, or it was a folder or a link
+  const one = new DataTransfer(); one.items.add(file);
   input.files = one.files; input.dispatchEvent(new Event('change', {bubbles: true}));
 });
 
@@ -37,9 +38,35 @@ document.addEventListener('click', (event) => {
   remember(document.body.classList.contains('dark') ? 'dark' : 'light');
 });
 
+// A microphone takes music as it is: what makes speech clearer ducks and gates a song. On a phone
+// nothing may be set to play while it is open.
+const devices = navigator.mediaDevices;
+if (devices && devices.getUserMedia && !devices.asIs) {
+  const ask = devices.getUserMedia.bind(devices);
+  let tracks = [];
+  transport.recording = () => tracks.some((track) => track.readyState === 'live');
+  devices.asIs = true;
+  devices.getUserMedia = async (wanted) => {
+    if (!wanted || !wanted.audio) return ask(wanted);
+    if (transport.playing) transport.pause();
+    if (navigator.audioSession) navigator.audioSession.type = 'auto';
+    const raw = {echoCancellation: false, noiseSuppression: false, autoGainControl: false};
+    const stream = await ask({...wanted, audio: {...(wanted.audio === true ? {} : wanted.audio), ...raw}});
+    tracks = stream.getAudioTracks();
+    return stream;
+  };
+}
+
 // Gradio's upload field says its own words, anew whenever it is emptied; ours are in the style sheet.
-const OURS = 'Drop a song, or choose a file';
+const OURS = 'Drop a song, or choose a file', SENT = 'Your song is on its way …';
 setInterval(() => {
+  // the field goes while a song is sent and read, and the page should not ask for another one
+  const invite = element.querySelector('.ml-invite'), sent = !!document.querySelector('#song') && !files();
+  if (!value && sent !== (invite.dataset.sent === '1') && (sent || invite.textContent === SENT)) {
+    invite.dataset.sent = sent ? '1' : '';
+    if (sent || invite.textContent === SENT) invite.textContent = sent ? SENT : 'Drop a song anywhere on this page';
+    tell(invite.textContent);
+  }
   const field = document.querySelector('#song button[aria-label]');
   if (!field || field.ariaLabel === OURS || !field.querySelector('.wrap')) return;
   field.ariaLabel = OURS;

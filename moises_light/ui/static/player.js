@@ -13,7 +13,7 @@ const press = (id) => { const e = document.querySelector(id); if (e) (e.matches(
 const stage = () => document.querySelector('#ml-studio') || document.body;
 
 let value = null, faders = {}, stems = [], chosen = false, blind = null, dirty = true, ratios = {};
-let fetching = '';                                   // the stem whose file is being prepared
+let fetching = new Set();                            // the stems whose files are being prepared
 let begun = false;                                   // whether this page, since it was loaded, saw a run
 let lock = null;                                     // what keeps a phone's screen on, as a promise
 let held = null;                                     // where a drag over the song points, until it ends
@@ -32,8 +32,10 @@ function load(next) {
   $('.ml-hint').hidden = $('.ml-actions').hidden = !!(opening && opening.opening);
   root.dataset.trouble = opening && opening.trouble ? '1' : '';
   const other = !next || !value || next.token !== value.token || next.start !== value.start || next.frames !== value.frames;
+  const back = other && next && (value ? sameSong(next) && moment() : keptMoment(next.token));
+  if (opening) tell($('.ml-invite').textContent);
   value = next;
-  if (other) { transport.reset(); waves = {}; chosen = false; fetching = ''; endBlind(); }
+  if (other) { transport.reset(); waves = {}; chosen = false; fetching.clear(); endBlind(); }
   root.dataset.phase = next ? next.phase : 'empty';
   stage().dataset.stage = next ? (next.takes.some((take) => take.ready) ? 'result' : 'song') : 'empty';
   if (!next) { stems = []; face(); return; }
@@ -67,9 +69,38 @@ function load(next) {
   if (other) { $('.ml-name').textContent = next.name; }
   $('.ml-facts').textContent = next.facts;
   buildDecks(); buildCompare(); levels(); face(); stayAwake();
+  if (back) comeBack(back);
   if (chosen) takeFrom(transport.active);
   goOn();
 }
+
+// ---- where the listener was ---------------------------------------------------------------------
+// A part of the song that is heard, or a copy of it, is separated: the music goes on where it was.
+const sameSong = (next) => next.phase !== 'ready' && next.name === value.name && next.songFrames === value.songFrames;
+function moment() {
+  const base = value.start / value.rate;
+  return {playing: transport.playing, at: base + transport.now(), loop: transport.loop && transport.loop.map((t) => base + t)};
+}
+// Nor does a page that is loaded anew, as phones do with tabs in the background, cost a mix.
+function keepMoment() {
+  if (!value) return;
+  const kept = {...moment(), playing: false, token: value.token, faders, active: blind ? null : transport.active, chosen, master: +$('.ml-master-range').value};
+  try { sessionStorage.setItem('studio-moment', JSON.stringify(kept)); } catch { /* private window */ }
+}
+function keptMoment(token) {
+  try { const kept = JSON.parse(sessionStorage.getItem('studio-moment')); return kept && kept.token === token ? kept : null; } catch { return null; }
+}
+function comeBack({playing, at, loop, faders: kept, active, chosen: was, master}) {
+  const base = value.start / value.rate, inside = (t) => t - base >= 0 && t - base <= transport.duration;
+  for (const name of stems) if (kept && kept[name]) faders[name] = {mute: !!kept[name].mute, solo: !!kept[name].solo, level: Math.min(100, Math.max(0, +kept[name].level || 0))};
+  if (master >= 0) { $('.ml-master-range').value = master; transport.setMaster(gainOf(master)); }
+  if (was && (transport.decks.get(active)?.ready > 0 || (active === 'diff' && value.takes.length > 1))) { chosen = true; hear(active); }
+  if (loop && loop.every(inside)) transport.setLoop(loop.map((t) => t - base));
+  if (inside(at)) { transport.seek(at - base); if (playing) transport.play(); }
+  levels(); face();
+}
+window.addEventListener('pagehide', keepMoment);
+document.addEventListener('visibilitychange', () => { if (document.visibilityState === 'hidden') keepMoment(); });
 
 // A run ends with the connection, and the page is loaded anew when that is back: the run goes on then.
 function goOn() {
@@ -102,6 +133,7 @@ async function wave(key, url, width, n, serial) {
   if (!w || w.serial !== serial) w = waves[key] = {bytes: new Uint8Array(0), width, loaded: 0, serial};
   w.wanted = n;
   if (w.busy) return;
+  clearTimeout(w.again);
   w.busy = true;
   try {
     while (w.loaded < w.wanted && waves[key] === w) {
@@ -112,10 +144,14 @@ async function wave(key, url, width, n, serial) {
       if (!more.length) break;
       const all = new Uint8Array(w.loaded * width + more.length);
       all.set(w.bytes); all.set(more, w.loaded * width);
-      w.bytes = all; w.loaded = Math.floor(all.length / width); dirty = true;
+      w.bytes = all; w.loaded = Math.floor(all.length / width); w.failures = 0; dirty = true;
     }
-  } catch { /* the next block tries again */ }
+  } catch { /* it is tried again */ }
   w.busy = false;
+  if (w.loaded < w.wanted && waves[key] === w) {
+    w.failures = (w.failures || 0) + 1;
+    if (w.failures < 8) w.again = setTimeout(() => wave(key, url, width, w.wanted, serial), Math.min(30000, 500 * 2 ** w.failures));
+  }
 }
 
 // ---- decks: the original, A, B, their difference ------------------------------------------------
@@ -191,23 +227,42 @@ function buildLanes(names) {
     const lane = make('div', 'ml-lane'); lane.dataset.stem = name; lane.setAttribute('role', 'group'); lane.setAttribute('aria-label', name);
     const label = make('span', 'ml-stem', name);
     const mute = button('ml-m', 'M', `Mute ${name}`), solo = button('ml-s', 'S', `Solo ${name}`);
-    mute.title = `Mute (${i + 1})`; solo.title = `Solo (Shift + ${i + 1})`;
+    mute.title = `Mute (${i + 1})`; solo.title = `Solo (Shift + ${i + 1}); with Ctrl, this one alone`;
     const volume = make('input', 'ml-volume'); volume.type = 'range'; volume.min = 0; volume.max = 100; volume.step = 1;
     volume.setAttribute('aria-label', `Volume of ${name}`);
     const canvas = make('canvas', 'ml-wave'); canvas.setAttribute('aria-hidden', 'true');
     const take = button('ml-take', '', `Download ${name}`); take.title = `Download ${name}`;
     take.innerHTML = '<svg viewBox="0 0 24 24" aria-hidden="true"><path d="M12 4v11m0 0 4.5-4.5M12 15l-4.5-4.5M5 20h14"/></svg>';
-    mute.onclick = () => toggle(name, 'mute'); solo.onclick = () => toggle(name, 'solo');
+    mute.onclick = () => toggle(name, 'mute'); solo.onclick = (event) => toggle(name, 'solo', event.ctrlKey || event.metaKey || event.altKey);
     volume.oninput = () => { faders[name].level = +volume.value; levels(); face(); };
     volume.ondblclick = () => { faders[name].level = 75; levels(); face(); };
-    take.onclick = () => { fetching = name; press(`#take-${name}`); face(); };
-    scrub(canvas);
+    take.onclick = () => { fetching.add(name); press(`#take-${name}`); face(); };
+    scrub(canvas); unmoved(volume, () => volume.oninput());
     const controls = make('div', 'ml-controls'); controls.append(label, mute, solo, volume, take);
     lane.append(controls, canvas);
     return lane;
   }));
 }
-function toggle(name, what) { if (!faders[name]) return; faders[name][what] = !faders[name][what]; levels(); face(); }
+function toggle(name, what, alone = false) {
+  if (!faders[name]) return;
+  const was = faders[name][what] && !(alone && stems.some((other) => other !== name && faders[other][what]));
+  if (alone) for (const other of stems) faders[other][what] = false;
+  faders[name][what] = !was;
+  levels(); face();
+}
+
+// A finger that scrolls the page may begin on a slider. What it moved there goes back.
+function unmoved(range, restored) {
+  let before = null;
+  range.addEventListener('pointerdown', () => { before = range.value; });
+  range.addEventListener('pointercancel', () => {
+    if (before === null) return;
+    range.value = before; before = null;
+    range.dataset.undone = '1';                       // a browser tells of the change all the same
+    setTimeout(() => delete range.dataset.undone, 100);
+    restored();
+  });
+}
 
 // Click to seek, drag to scrub; over the song's own waveform a drag marks the loop.
 function scrub(canvas, marks = false) {
@@ -236,7 +291,7 @@ function scrub(canvas, marks = false) {
 // A drag moves the playhead alone: every place on the way would ask for its audio.
 function hold(to) { held = to; dirty = true; }
 function release(to) { held = null; transport.seek(to); }
-const shownTime = () => held ?? transport.now();
+const shownTime = () => held ?? transport.heardAt();
 
 // ---- loop ---------------------------------------------------------------------------------------
 let mark = null;
@@ -247,14 +302,18 @@ function loopToggle() {
     transport.setLoop([t, Math.min(d, t + Math.min(8, d))]);
     if (transport.loop[1] - transport.loop[0] < 1) transport.setLoop([Math.max(0, d - 8), d]);
   }
-  face();
+  face(); tellLoop();
 }
 function loopMark(end) {
-  const t = transport.now(), d = transport.duration;
+  const t = transport.heardAt(), d = transport.duration;
   const [from, to] = transport.loop || [0, d];
   const next = end ? [Math.min(from, t - 0.1), t] : [t, Math.max(to, t + 0.1)];
   transport.setLoop([Math.max(0, Math.min(next[0], d - 0.1)), Math.min(d, Math.max(next[1], 0.1))]);
-  face();
+  face(); tellLoop();
+}
+function tellLoop() {
+  const base = value.start / value.rate;
+  $('.ml-said-loop').textContent = transport.loop ? `Loop from ${spoken(base + transport.loop[0])} to ${spoken(base + transport.loop[1])}` : 'Loop off';
 }
 
 // ---- compare ------------------------------------------------------------------------------------
@@ -329,6 +388,8 @@ function face() {
   const loop = $('.ml-loop'); loop.setAttribute('aria-pressed', String(!!transport.loop)); loop.disabled = !value;
   const base = value ? value.start / value.rate : 0;
   $('.ml-loopspan').textContent = transport.loop ? `${clock(base + transport.loop[0])} – ${clock(base + transport.loop[1])}` : '';
+  const from = document.querySelector('#slot input:checked')?.value || 'a', slot = value && value.takes.find((take) => take.slot === from);
+  const takable = !!slot && slot.ready > 0 && !(slot.state === 'running' && atWork());
   for (const lane of element.querySelectorAll('.ml-lane')) {
     const name = lane.dataset.stem, f = faders[name], there = !!value && value.takes.length > 0;
     lane.querySelector('.ml-m').setAttribute('aria-pressed', String(f.mute));
@@ -336,7 +397,7 @@ function face() {
     const volume = lane.querySelector('.ml-volume');
     if (+volume.value !== f.level) volume.value = f.level;
     volume.setAttribute('aria-valuetext', decibel(f.level)); fill(volume);
-    lane.querySelector('.ml-take').disabled = !there || value.phase === 'running';
+    lane.querySelector('.ml-take').disabled = !takable;
     for (const e of lane.querySelectorAll('.ml-m, .ml-s, .ml-volume')) e.disabled = !there;
     lane.dataset.silent = there && !audible(name) ? '1' : '';
   }
@@ -351,7 +412,7 @@ function face() {
     const share = value.done, status = $('.ml-status');
     const running = value.phase === 'running', slow = transport.waiting && !running ? 'Waiting for the connection …' : '';
     const behind = transport.waiting && running ? 'Waiting for the stems to get here.' : '';
-    const busy = fetching && `Preparing the ${fetching} to be taken away …`;
+    const busy = fetching.size ? `Preparing the ${[...fetching].join(' and the ')} to be taken away …` : '';
     const text = transport.error || slow || busy || [behind, value.text].filter(Boolean).join(' ');
     if (status.textContent !== text) status.textContent = text;
     const quarter = 25 * Math.floor(4 * share);
@@ -365,8 +426,21 @@ function face() {
     $('.ml-work').hidden = !text;
     bar.hidden = !atWork() && value.phase !== 'stopped';
   }
+  entitle();
   dirty = true;
 }
+
+// Who waits in another tab sees in the title of this one how far it is.
+const TITLE = document.title;
+function entitle() {
+  const share = atWork() && value.done ? `${Math.floor(100 * value.done)} % · ` : atWork() ? '… ' : '';
+  if (share) finished = true;
+  else if (document.visibilityState === 'visible' || !value || value.phase !== 'finished') finished = false;
+  const title = (share || (finished ? '✓ ' : '')) + (value && (share || finished) ? value.name : TITLE);
+  if (document.title !== title) document.title = title;
+}
+let finished = false;                                // a run ended while nobody looked
+document.addEventListener('visibilitychange', entitle);
 
 // A screen reader is told of what begins and ends and of each quarter, not of every block.
 function tell(text) { const said = $('.ml-said'); if (said.textContent !== text) said.textContent = text; }
@@ -412,13 +486,15 @@ function frame() {
   requestAnimationFrame(frame);
   if (!value || !root.isConnected) return;
   if (!transport.playing && !dirty) return;
+  const asked = dirty;
   dirty = false;
   const t = shownTime(), base = value.start / value.rate;
   $('.ml-time b').textContent = clock(base + t); $('.ml-time span').textContent = clock(base + transport.duration);
   const seek = $('.ml-seek');
   seek.value = t;
   fill(seek);
-  seek.setAttribute('aria-valuetext', `${spoken(base + t)} of ${spoken(base + transport.duration)}`);
+  // a screen reader on it would read the seconds over the music
+  if (asked || document.activeElement !== seek) seek.setAttribute('aria-valuetext', `${spoken(base + t)} of ${spoken(base + transport.duration)}`);
   const loud = Math.max(0.1, value.original.peak);
   paint($('.ml-song'), 'o', 0, colours.muted, transport.duration, loud);
   const shown = blind ? 'a' : ['a', 'b'].includes(transport.active) ? transport.active : (value.takes[0] ? value.takes[0].slot : 'a');
@@ -446,11 +522,13 @@ function key(event) {
   const tick = tag === 'INPUT' && ['radio', 'checkbox'].includes(target.type), flap = target.closest('[role=tab]');
   if ((tag === 'INPUT' && !range && !place && !tick) || tag === 'TEXTAREA' || tag === 'SELECT' || target.isContentEditable) return;
   if (target.closest('[role=listbox], [role=menu], [role=dialog]')) return;
+  if (!shortcuts.checked && /^[^ ]$/.test(event.key)) return;
   const ours = element.contains(target), k = event.key;
   // what chooses keeps the keys that choose, but not Space where that would choose what is chosen
   const done = tick ? target.type === 'radio' && target.checked : flap && flap.getAttribute('aria-selected') === 'true';
-  if ((tick && k.length > 1) || ((tick || flap) && k === ' ' && !done)) return;
-  const digit = /^Digit([1-4])$/.exec(event.code);
+  if ((tick && target.type === 'radio' && k.length > 1) || ((tick || flap) && k === ' ' && !done)) return;
+  const digit = /^Digit([1-4])$/.exec(event.code), pressed = flap || tag === 'BUTTON' || tag === 'A' || tag === 'SUMMARY';
+  if (event.repeat && !k.startsWith('Arrow')) { if (k === ' ' && !pressed) event.preventDefault(); return; }
   if (k === ' ') { if (!flap && (tag === 'BUTTON' || tag === 'A' || tag === 'SUMMARY')) return; transport.playing ? transport.pause() : transport.play(); }
   else if (k === 'ArrowRight' && !range) transport.seek(transport.now() + 5);
   else if (k === 'ArrowLeft' && !range) transport.seek(transport.now() - 5);
@@ -477,7 +555,21 @@ $('.ml-go').onclick = () => {
   if (go && go.disabled && value) { value = {...value, text: document.querySelector('#price')?.textContent.trim() ?? ''}; face(); } else press('#go');
 };
 $('.ml-seek').oninput = (event) => hold(+event.target.value);
-$('.ml-seek').onchange = (event) => release(+event.target.value);
+$('.ml-seek').onchange = (event) => { if (!event.target.dataset.undone) release(+event.target.value); };
+unmoved($('.ml-seek'), () => { held = null; face(); });
+unmoved($('.ml-master-range'), () => $('.ml-master-range').oninput({target: $('.ml-master-range')}));
+// the next Space is for the music, not for what was clicked last
+root.addEventListener('mousedown', (event) => {
+  if (!event.target.closest('button')) return;
+  event.preventDefault();
+  if (!root.contains(document.activeElement)) document.activeElement?.blur();
+});
+document.addEventListener('click', (event) => {
+  if (event.detail && event.target.closest('#desk, #tabs')) event.target.closest('button:not([role=tab])')?.blur();
+});
+const shortcuts = $('.ml-shortcuts');
+try { shortcuts.checked = localStorage.getItem('studio-shortcuts') !== 'off'; } catch { /* private window */ }
+shortcuts.onchange = () => { try { localStorage.setItem('studio-shortcuts', shortcuts.checked ? 'on' : 'off'); } catch { /* private window */ } };
 $('.ml-master-range').oninput = (event) => { transport.setMaster(gainOf(+event.target.value)); face(); };
 $('.ml-choose').onclick = () => press('#song input[type=file]');
 $('.ml-example').onclick = () => press('#example');
@@ -488,7 +580,7 @@ new MutationObserver(() => { readColours(); dirty = true; }).observe(document.bo
 // What the rest of the page, and the tests, may ask.
 window.studio = {
   Blind, transport,
-  fetched: () => { fetching = ''; face(); },
+  fetched: (name) => { fetching.delete(name); face(); },
   faders: () => Object.fromEntries(stems.map((name) => [name, audible(name) ? +gainOf(faders[name].level).toFixed(4) : 0])),
   seek: (t) => transport.seek(t - (value ? value.start / value.rate : 0)),
   watch: (listener) => watchers.push(listener),

@@ -6,6 +6,7 @@
 //   deck    {key, url, base, frames, ready, growing, stems, channels}; all decks share the pieces
 //   hot     a deck whose audio is fetched and scheduled, heard or not: switching to it has no gap
 const PIECE = 2, AHEAD = 6, FADE = 0.012;
+const KEEP = 40;                 // seconds of a loop that are kept, so that it is fetched once
 const COOL = 20;                 // seconds unheard after which a deck is fetched no more
 const PATIENCE = 0.5;            // seconds of silence after which a gap is told of
 const SILENT = 2000;             // milliseconds after which a browser that does not play is told of
@@ -28,6 +29,7 @@ class Transport {
     this.steady = false;         // nothing cools down
     this.failures = 0; this.notBefore = 0;
     this.abort = new AbortController();
+    this.recording = () => false;
   }
 
   // ---- what is there --------------------------------------------------------------------------
@@ -94,9 +96,9 @@ class Transport {
       this.out.connect(this.meter); this.meter.connect(this.context.destination);
       // a telephone call, for one, takes the sound away without asking
       this.context.onstatechange = () => { if (this.playing && this.context.state !== 'running') this.pause(); };
-      // else the ring switch of a phone mutes the song
-      if (navigator.audioSession) navigator.audioSession.type = 'playback';
     }
+    // else the ring switch of a phone mutes the song; but a microphone that is open would be closed
+    if (navigator.audioSession && !this.recording()) navigator.audioSession.type = 'playback';
     return this.context.resume();
   }
 
@@ -289,7 +291,7 @@ class Transport {
     }
     const near = Math.floor(this.now() / PIECE);
     for (const key of [...this.cache.keys()]) {
-      const k = +key.split(':')[1], looped = this.loop && (k + 1) * PIECE > this.loop[0] && k * PIECE < Math.min(this.loop[1], this.loop[0] + AHEAD);
+      const k = +key.split(':')[1], looped = this.loop && (k + 1) * PIECE > this.loop[0] && k * PIECE < Math.min(this.loop[1], this.loop[0] + (this.loop[1] - this.loop[0] > KEEP ? AHEAD : KEEP));
       if ((k < near - 1 || k > near + 5) && !looped) this.cache.delete(key);
     }
   }
@@ -305,6 +307,12 @@ class Transport {
       if (piece.run === this.run && t >= piece.when) best = piece.from + Math.min(piece.length, t - piece.when);
     }
     return best;
+  }
+
+  // What is heard now: headphones without a wire may be a quarter of a second behind.
+  heardAt() {
+    const t = this.now(), lag = this.playing && this.context ? Math.min(0.5, this.context.outputLatency || 0) : 0;
+    return Math.max(t - lag, this.loop && t >= this.loop[0] ? this.loop[0] : 0);
   }
 
   // ---- transport ------------------------------------------------------------------------------
