@@ -1457,6 +1457,22 @@ def test_what_is_downloaded_is_what_was_separated(
 # --------------------------------------------------------------------------- links
 
 
+def test_a_loop_is_taken_away_alone(visit: Callable[..., Any], song: Path) -> None:
+    page = visit()
+    separate(page, song)
+    assert not page.locator("#only-loop").is_visible(), "there is none"
+    page.evaluate("window.studio.transport.setLoop([4, 6.5]); window.studio.transport.onchange()")
+    assert page.inner_text(".ml-loopspan") == "0:04.0 – 0:06.5"
+    assert audio.load(download(page, "take-bass")).shape[-1] == 882000
+    page.check("#only-loop input")
+    path = download(page, "take-bass")
+    assert "-bass-from-4.00s-" in suggested(path)
+    assert audio.load(path).shape[-1] == 110250
+    page.keyboard.press("Escape")
+    assert not page.locator("#only-loop").is_visible()
+    assert audio.load(download(page, "take-bass")).shape[-1] == 882000
+
+
 def test_a_shared_link_opens_elsewhere_after_a_restart_until_it_is_deleted(
     visit: Callable[..., Any], song: Path, server: Server
 ) -> None:

@@ -424,6 +424,45 @@ def test_a_mix_is_written_once_and_old_ones_make_way(song: jobs.Song) -> None:
     assert stem.is_file()
 
 
+def test_a_loop_can_be_taken_away_alone(song: jobs.Song) -> None:
+    take = separated(song)
+    part = export.loop_of(take, [0.5, 0.75])
+    assert part == export.Part(22050, 11025)
+    inside = slice(part.first, part.first + part.frames)
+    made = export.write(song, take, "bass", "wav32f", part=part)
+    assert "-bass-from-0.50s-" in made.path.name
+    bass = tones()[SOURCES.index("bass")]
+    torch.testing.assert_close(audio.load(made.path), bass[:, inside], rtol=0, atol=1e-6)
+    whole = export.write(song, take, "bass", "wav32f")
+    torch.testing.assert_close(audio.load(whole.path), bass, rtol=0, atol=1e-6)
+    karaoke = audio.load(export.write(song, take, "karaoke", "wav32f", part=part).path)
+    rest = audio.load(export.write(song, take, "karaoke", "wav32f").path)
+    torch.testing.assert_close(karaoke, rest[:, inside], rtol=0, atol=1e-6)
+    faders = {"vocals": 0.5}
+    mix = audio.load(export.write(song, take, "mix", "wav32f", faders, part).path)
+    both = audio.load(export.write(song, take, "mix", "wav32f", faders).path)
+    torch.testing.assert_close(mix, both[:, inside], rtol=0, atol=1e-6)
+    with zipfile.ZipFile(export.write(song, take, "all", "wav16", part=part).path) as archive:
+        assert len(archive.namelist()) == 4
+        assert all("-from-0.50s-" in name for name in archive.namelist())
+    # each loop has its place, and old ones make way
+    for tenth in range(1, 8):
+        later = export.loop_of(take, [0.0, tenth / 10])
+        export.write(song, take, "vocals", "flac", part=later)
+    assert len(list((song.folder / "exports").rglob("*-from-*.flac"))) == export.KEEP_MIXES
+    assert whole.path.is_file()
+
+
+def test_a_loop_that_nothing_is_separated_in_is_told(song: jobs.Song) -> None:
+    take = separated(song)
+    assert export.loop_of(take, None) is None
+    end = take.ready / jobs.SAMPLE_RATE
+    assert export.loop_of(take, [-1, end + 5]) == export.Part(0, take.ready)
+    for loop in ([end + 1, end + 2], [1], "x", [0.5, 0.5], [0, float("nan")], [0, float("inf")]):
+        with pytest.raises(ValueError, match="nothing is separated in the loop"):
+            export.loop_of(take, loop)
+
+
 @pytest.mark.parametrize(
     ("faders", "message"),
     [

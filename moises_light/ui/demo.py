@@ -253,13 +253,17 @@ def _take_away_tab(studio: Studio, token: gr.Textbox) -> Parts:
                     ("Drumless", "drumless", "take-drumless"),
                 ):
                     buttons.append((gr.Button(label, elem_id=hint, min_width=110), what))
+            # shown while the player loops, see studio.css
+            gr.Checkbox(False, label="Only the loop", elem_id="only-loop", container=False)
             note = gr.Markdown(TAKE_AWAY, elem_id="take-note", elem_classes="ml-small")
-            faders = gr.JSON(visible="hidden", label="Faders")
+            wanted = gr.JSON(visible="hidden", label="What of it")
             file = gr.JSON(visible="hidden", label="File")
 
     def take_away(what: str) -> Callable[..., tuple[dict[str, str], str]]:
-        def write(song: str, slot: str, format: str, faders: Any) -> tuple[dict[str, str], str]:
-            export = studio.export(song, slot, what, format, faders if what == "mix" else None)
+        def write(song: str, slot: str, format: str, wanted: Any) -> tuple[dict[str, str], str]:
+            wanted = wanted if isinstance(wanted, dict) else {}
+            faders = wanted.get("faders") if what == "mix" else None
+            export = studio.export(song, slot, what, format, faders, wanted.get("loop"))
             name = export.path.name
             return (
                 {"url": address(export.path), "name": name},
@@ -271,9 +275,9 @@ def _take_away_tab(studio: Studio, token: gr.Textbox) -> Parts:
     for button, what in buttons:
         written = button.click(
             take_away(what),
-            [token, slot, format, faders],
+            [token, slot, format, wanted],
             [file, note],
-            js="(token, slot, format) => [token, slot, format, window.studio.faders()]",
+            js="(token, slot, format) => [token, slot, format, window.studio.wanted()]",
             concurrency_limit=2,
             concurrency_id="export",
             show_progress="minimal",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 import os
 import re
 import shutil
@@ -11,6 +12,7 @@ import zipfile
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -23,7 +25,7 @@ from moises_light.ui.jobs import CHANNELS, SAMPLE_RATE, Song, Take
 MAX_GAIN = 2.0
 
 KEEP_MIXES = 4
-"""Mixes of one take that are there at once; an older one makes way."""
+"""Mixes and loops of one take that are there at once; an older one makes way."""
 
 NAME_BYTES = 120
 """Bytes of a song's name that its files carry."""
@@ -48,8 +50,33 @@ def check_format(format: str) -> None:
         raise ValueError(f"there is no format {format!r}; choose one of {', '.join(audio.FORMATS)}")
 
 
-def file_name(song: Song, what: str, take: Take, extension: str) -> str:
-    """`<song>-<what>-<preset>.<extension>`, safe on every system.
+@dataclass(frozen=True)
+class Part:
+    """A stretch of a take: first sample, and how many."""
+
+    first: int
+    frames: int
+
+
+def loop_of(take: Take, loop: Any) -> Part | None:
+    """The part of a take that a browser loops: `[from, to]` in seconds of the take, or `None`.
+
+    Raises:
+        ValueError: if nothing of the take lies there.
+    """
+    if loop is None:
+        return None
+    fits = isinstance(loop, list) and len(loop) == 2
+    fits = fits and all(isinstance(t, int | float) and math.isfinite(t) for t in loop)
+    first, last = (round(t * SAMPLE_RATE) for t in loop) if fits else (0, 0)
+    first, last = max(0, first), min(last, take.ready)
+    if last <= first:
+        raise ValueError(f"nothing is separated in the loop {loop!r}; move it, or switch it off")
+    return Part(first, last - first)
+
+
+def file_name(song: Song, what: str, take: Take, extension: str, part: Part | None = None) -> str:
+    """`<song>-<what>-<preset>.<extension>`, safe on every system; a part tells where it begins.
 
     Letters of any script stay, with their marks; what file systems or shells take for their own
     does not. File systems count bytes, at most 255 of them, and a letter may have four.
@@ -57,7 +84,8 @@ def file_name(song: Song, what: str, take: Take, extension: str) -> str:
     name = "".join(c if _is_plain(c) else "\0" for c in unicodedata.normalize("NFC", song.name))
     name = re.sub("\0+", "_", name).strip(" .")
     name = name.encode()[:NAME_BYTES].decode(errors="ignore").rstrip(" .")
-    return f"{name or 'song'}-{what}-{take.preset}.{extension}"
+    place = f"-from-{(take.start + part.first) / SAMPLE_RATE:.2f}s" if part else ""
+    return f"{name or 'song'}-{what}{place}-{take.preset}.{extension}"
 
 
 def _is_plain(character: str) -> bool:
@@ -75,7 +103,12 @@ def tags(song: Song, what: str) -> dict[str, str]:
 
 
 def write(
-    song: Song, take: Take, what: str, format: str, faders: Mapping[str, float] | None = None
+    song: Song,
+    take: Take,
+    what: str,
+    format: str,
+    faders: Mapping[str, float] | None = None,
+    part: Part | None = None,
 ) -> Export:
     """Write one file, or find it where it has been written before.
 
@@ -85,6 +118,7 @@ def write(
         what: a stem's name, "all" (a zip), "karaoke", "drumless" or "mix".
         format: one of `audio.FORMATS`.
         faders: for "mix", the gain of each stem.
+        part: of the take, all of it if `None`; see `loop_of`.
 
     Raises:
         ValueError: if there is no such stem, mix or format, or the take is empty.
@@ -95,32 +129,35 @@ def write(
     # each format in a folder of its own: wav16 and wav24 have the same extension
     # and each mix, since two who opened the same link may want different ones
     own = format
-    if what == "mix":
-        gains = checked_faders(take, faders)
-        own = f"{format}-{hashlib.sha256(gains.numpy().tobytes()).hexdigest()[:16]}"
+    gains = checked_faders(take, faders) if what == "mix" else torch.zeros(0)
+    if what == "mix" or part:
+        key = f"{gains.tolist()} {part}"
+        own = f"{format}-{hashlib.sha256(key.encode()).hexdigest()[:16]}"
+    part, asked = part or Part(0, take.ready), part
     folder = song.folder / "exports" / f"{take.serial}-{take.ready}-{own}"
     folder.mkdir(parents=True, exist_ok=True)
     extension = audio.FORMATS[format]
+    if what == "mix" or asked:
+        os.utime(folder)  # the newest, also where it was there before
+        _make_way(folder)
     if what == "all":
-        return _write_zip(song, take, format, folder)
+        return _write_zip(song, take, format, folder, asked)
     if what in take.sources:
         # one gain for all stems, so that they still add up to the (quieter) song
         gain = audio.clip_gain(max(take.peak), format)
-        blocks = _stem(song, take, take.sources.index(what))
+        blocks = _stem(song, take, take.sources.index(what), part)
     elif what in MIXES and MIXES[what] in take.sources:
-        blocks = _without(song, take, take.sources.index(MIXES[what]))
+        blocks = _without(song, take, take.sources.index(MIXES[what]), part)
         gain = audio.clip_gain(_peak(blocks), format)
     elif what == "mix":
-        os.utime(folder)  # the newest, also where it was there before
-        _make_way(folder)
-        blocks = _mixed(song, take, gains)
+        blocks = _mixed(song, take, gains, part)
         gain = audio.clip_gain(_peak(blocks), format)
     else:
         known = [*take.sources, "all", *MIXES, "mix"]
         raise ValueError(f"there is nothing called {what!r} here; choose {', '.join(known)}")
-    path = folder / file_name(song, what, take, extension)
+    path = folder / file_name(song, what, take, extension, asked)
     if not path.is_file():
-        shape = {"sample_rate": SAMPLE_RATE, "channels": CHANNELS, "frames": take.ready}
+        shape = {"sample_rate": SAMPLE_RATE, "channels": CHANNELS, "frames": part.frames}
         with audio.Writer(path, format=format, tags=tags(song, what), **shape) as writer:
             for block in blocks():
                 writer.write(block * gain)
@@ -128,7 +165,7 @@ def write(
 
 
 def _make_way(folder: Path) -> None:
-    """Delete the oldest mixes of the take that a mix's folder is for."""
+    """Delete the oldest mixes and loops of the take that one's folder is for."""
     serial_and_ready = folder.name.rsplit("-", 2)[0]
     mixes = [path for path in folder.parent.glob(f"{serial_and_ready}-*-*") if path != folder]
     mixes.sort(key=jobs.last_touched)
@@ -158,28 +195,32 @@ def checked_faders(take: Take, faders: Mapping[str, float] | None) -> Tensor:
 Blocks = Callable[[], Iterator[Tensor]]
 
 
-def _stem(song: Song, take: Take, index: int) -> Blocks:
+def _read(song: Song, take: Take, part: Part) -> Iterator[Tensor]:
+    return jobs.read(song, take.slot, part.first, part.frames, len(take.sources))
+
+
+def _stem(song: Song, take: Take, index: int, part: Part) -> Blocks:
     def blocks() -> Iterator[Tensor]:
-        for block in jobs.read(song, take.slot, 0, take.ready, len(take.sources)):
+        for block in _read(song, take, part):
             yield block[index]
 
     return blocks
 
 
-def _mixed(song: Song, take: Take, gains: Tensor) -> Blocks:
+def _mixed(song: Song, take: Take, gains: Tensor, part: Part) -> Blocks:
     def blocks() -> Iterator[Tensor]:
-        for block in jobs.read(song, take.slot, 0, take.ready, len(take.sources)):
+        for block in _read(song, take, part):
             yield torch.einsum("s, s c n -> c n", gains, block)
 
     return blocks
 
 
-def _without(song: Song, take: Take, index: int) -> Blocks:
+def _without(song: Song, take: Take, index: int, part: Part) -> Blocks:
     """The song minus a stem: nothing is lost that no stem claimed."""
 
     def blocks() -> Iterator[Tensor]:
-        stems = jobs.read(song, take.slot, 0, take.ready, len(take.sources))
-        whole = jobs.read(song, "mixture", take.start, take.ready)
+        stems = _read(song, take, part)
+        whole = jobs.read(song, "mixture", take.start + part.first, part.frames)
         for mixture, block in zip(whole, stems, strict=True):
             yield mixture[0] - block[index]
 
@@ -190,9 +231,9 @@ def _peak(blocks: Blocks) -> float:
     return max((float(block.abs().max()) for block in blocks()), default=0.0)
 
 
-def _write_zip(song: Song, take: Take, format: str, folder: Path) -> Export:
-    exports = [write(song, take, name, format) for name in take.sources]
-    path = folder / file_name(song, "stems", take, "zip")
+def _write_zip(song: Song, take: Take, format: str, folder: Path, part: Part | None) -> Export:
+    exports = [write(song, take, name, format, part=part) for name in take.sources]
+    path = folder / file_name(song, "stems", take, "zip", part)
     if not path.is_file():
         # of its own: two who opened the same link may want it at once
         draft = folder / f"{jobs.new_token()}.draft"

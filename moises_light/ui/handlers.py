@@ -318,16 +318,22 @@ class Studio:
             raise explain(error) from error
 
     def export(
-        self, token: str | None, slot: str, what: str, format: str, faders: Any = None
+        self,
+        token: str | None,
+        slot: str,
+        what: str,
+        format: str,
+        faders: Any = None,
+        loop: Any = None,
     ) -> export.Export:
-        """Write a file to take away."""
+        """Write a file to take away: all of the take, or the loop `[from, to]` in seconds."""
         song = self.song(token)
         take = self.take(song, slot)
         if faders is not None and not isinstance(faders, dict):
             raise gr.Error("The faders could not be read. Reload the page.")
         try:
             self.make_room()
-            return export.write(song, take, what, format, faders)
+            return export.write(song, take, what, format, faders, export.loop_of(take, loop))
         except Exception as error:
             if jobs.load_take(song, slot) != take:
                 raise gr.Error("These stems have just been replaced. Take the new ones.") from error

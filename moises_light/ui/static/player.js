@@ -4,6 +4,7 @@ const root = $('.ml-player');
 const make = (tag, cls, text) => { const e = document.createElement(tag); if (cls) e.className = cls; if (text !== undefined) e.textContent = text; return e; };
 const button = (cls, text, label) => { const e = make('button', cls, text); e.type = 'button'; if (label) e.setAttribute('aria-label', label); return e; };
 const clock = (s) => { s = Math.max(0, Math.floor(s + 1e-6)); return `${Math.floor(s / 60)}:${String(s % 60).padStart(2, '0')}`; };
+const tenths = (s) => { const n = Math.max(0, Math.floor(10 * s + 1e-6)); return `${clock(n / 10)}.${n % 10}`; };
 const spoken = (s) => { s = Math.max(0, Math.floor(s)); const m = Math.floor(s / 60); return (m ? `${m} min ` : '') + `${s % 60} s`; };
 const gainOf = (v) => (v / 75) ** 2;                 // a fader's position: 75 is 0 dB, 100 is +5 dB
 const decibel = (v) => v <= 0 ? 'silent' : `${(20 * Math.log10(gainOf(v))).toFixed(1).replace('-', '−')} dB`;
@@ -386,8 +387,9 @@ function face() {
   const seek = $('.ml-seek'); seek.max = d || 1; seek.disabled = !value;
   const master = $('.ml-master-range'); master.setAttribute('aria-valuetext', decibel(+master.value)); fill(master);
   const loop = $('.ml-loop'); loop.setAttribute('aria-pressed', String(!!transport.loop)); loop.disabled = !value;
+  stage().dataset.loop = transport.loop ? '1' : '';
   const base = value ? value.start / value.rate : 0;
-  $('.ml-loopspan').textContent = transport.loop ? `${clock(base + transport.loop[0])} – ${clock(base + transport.loop[1])}` : '';
+  $('.ml-loopspan').textContent = transport.loop ? `${tenths(base + transport.loop[0])} – ${tenths(base + transport.loop[1])}` : '';
   const from = document.querySelector('#slot input:checked')?.value || 'a', slot = value && value.takes.find((take) => take.slot === from);
   const takable = !!slot && slot.ready > 0 && !(slot.state === 'running' && atWork());
   for (const lane of element.querySelectorAll('.ml-lane')) {
@@ -529,9 +531,10 @@ function key(event) {
   if ((tick && target.type === 'radio' && k.length > 1) || ((tick || flap) && k === ' ' && !done)) return;
   const digit = /^Digit([1-4])$/.exec(event.code), pressed = flap || tag === 'BUTTON' || tag === 'A' || tag === 'SUMMARY';
   if (event.repeat && !k.startsWith('Arrow')) { if (k === ' ' && !pressed) event.preventDefault(); return; }
+  const step = event.shiftKey ? 0.1 : 5;
   if (k === ' ') { if (!flap && (tag === 'BUTTON' || tag === 'A' || tag === 'SUMMARY')) return; transport.playing ? transport.pause() : transport.play(); }
-  else if (k === 'ArrowRight' && !range) transport.seek(transport.now() + 5);
-  else if (k === 'ArrowLeft' && !range) transport.seek(transport.now() - 5);
+  else if (k === 'ArrowRight' && !range) transport.seek(transport.now() + step);
+  else if (k === 'ArrowLeft' && !range) transport.seek(transport.now() - step);
   else if (k === 'ArrowUp' && place) transport.seek(transport.now() + 1);
   else if (k === 'ArrowDown' && place) transport.seek(transport.now() - 1);
   else if (k === 'Home' && !range && ours) transport.seek(0);
@@ -582,6 +585,7 @@ window.studio = {
   Blind, transport,
   fetched: (name) => { fetching.delete(name); face(); },
   faders: () => Object.fromEntries(stems.map((name) => [name, audible(name) ? +gainOf(faders[name].level).toFixed(4) : 0])),
+  wanted: () => ({faders: window.studio.faders(), loop: transport.loop && document.querySelector('#only-loop input')?.checked ? transport.loop : null}),
   seek: (t) => transport.seek(t - (value ? value.start / value.rate : 0)),
   watch: (listener) => watchers.push(listener),
   now: () => transport.now() + (value ? value.start / value.rate : 0),
