@@ -775,13 +775,18 @@ def _tell(path: Path, warn: Warn, done: float, announced: float, damaged: bool) 
 
 
 def _cut_off(path: Path) -> bool:
-    """Whether the end of a file is missing that libsndfile takes for a shorter one."""
+    """Whether libsndfile takes for whole what lacks its end, or whose header reaches half way."""
     with path.open("rb") as file:
         head, size = file.read(8), path.stat().st_size
         if head[:4] in (b"RIFF", b"FORM"):
             announced = int.from_bytes(head[4:], "little" if head[:4] == b"RIFF" else "big") + 8
-            # a few bytes of padding may be missing; sizes near 4 GB stand for "not known"
-            return size + 8 < announced < 2**32 - 2**16
+            # 32 bits that ran over tell how much lies beyond 4 GB; zero tells nothing
+            if announced > 8 and size >= announced + 2**32 - 2**16:
+                return True
+            # sizes near 4 GB stand for "not known", and so do those near 2 GB of sox and arecord
+            unknown = announced >= 2**32 - 2**16 or 0x7F000000 <= announced <= 0x80000000 + 2**10
+            # a few bytes of padding may be missing
+            return size + 8 < announced and not unknown
         if head[:4] == b"OggS":  # the last page of a whole stream carries the flag 4
             file.seek(max(size - 2**17, 0))
             _, page, rest = file.read().rpartition(b"OggS")
@@ -896,6 +901,8 @@ class Writer:
         self.frames = 0
         self._encoding = encoding = _encoding(format or _format_of(self.path))
         tags = _checked_tags(tags)
+        # libsndfile hands UTF-8 to LAME, which calls it Latin-1: an mp3's tags are written here
+        self._id3 = _id3(tags) if encoding.container == "MP3" else b""
         most = 2 if encoding.container == "MP3" else MAX_CHANNELS
         if not 1 <= channels <= most:
             raise ValueError(
@@ -917,8 +924,9 @@ class Writer:
                 subtype=encoding.subtype,
                 **encoding.options,
             )
-            for key, value in tags.items():
-                setattr(self._file, key, value)
+            if encoding.container != "MP3":
+                for key, value in tags.items():
+                    setattr(self._file, key, value)
         except (sf.SoundFileError, ValueError, OSError) as error:
             with suppress(OSError):
                 self._part.unlink(missing_ok=True)
@@ -962,6 +970,8 @@ class Writer:
             raise AudioError(f"cannot write {self.path.name}: no samples, and only wav takes none")
         try:
             self._file.close()
+            if self._id3:
+                self._put_in_front(self._id3)
             # a full disk is not always reported
             with sf.SoundFile(_for_libsndfile(self._part)) as written:
                 if written.frames != self.frames:
@@ -971,6 +981,16 @@ class Writer:
             raise _cannot_write(self.path, error) from error
         finally:
             self._part.unlink(missing_ok=True)
+
+    def _put_in_front(self, data: bytes) -> None:
+        """Let the hidden file begin with these bytes."""
+        plain, self._part = self._part, _hidden(self.path)
+        try:
+            with plain.open("rb") as source, self._part.open("xb") as target:
+                target.write(data)
+                shutil.copyfileobj(source, target)
+        finally:
+            plain.unlink(missing_ok=True)
 
     def discard(self) -> None:
         """Stop and leave nothing behind."""
@@ -1288,6 +1308,27 @@ def _checked_tags(tags: Mapping[str, str] | None) -> dict[str, str]:
     if unknown:
         raise ValueError(f"the tag {unknown[0]!r} is unknown; choose of {', '.join(TAGS)}")
     return _clean_tags(tags or {})
+
+
+_ID3_FRAMES = {"title": b"TIT2", "artist": b"TPE1", "album": b"TALB"}
+
+
+def _id3(tags: Mapping[str, str]) -> bytes:
+    """Tags as ID3v2.3, which every player reads; nothing where there are none.
+
+    >>> _id3({"title": "Go"})
+    b'ID3\\x03\\x00\\x00\\x00\\x00\\x00\\rTIT2\\x00\\x00\\x00\\x03\\x00\\x00\\x00Go'
+    """
+    frames = b""
+    for key, value in tags.items():
+        # the first byte names the encoding: Latin-1, or UTF-16 with its byte order before it
+        plain = value.isascii()
+        text = b"\0" + value.encode("ascii") if plain else b"\1\xff\xfe" + value.encode("utf-16-le")
+        frames += _ID3_FRAMES[key] + len(text).to_bytes(4, "big") + b"\0\0" + text
+    if not frames:
+        return b""
+    size = bytes(len(frames) >> shift & 0x7F for shift in (21, 14, 7, 0))  # seven bits each
+    return b"ID3\3\0\0" + size + frames
 
 
 def _hidden(path: Path) -> Path:

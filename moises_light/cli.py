@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import argparse
 import importlib
-import io
+import os
 import sys
 import time
 from collections import Counter, deque
@@ -46,9 +46,6 @@ FORWARDED = {
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command line and return its exit code."""
     arguments = list(sys.argv[1:] if argv is None else argv)
-    for stream in (sys.stdout, sys.stderr):  # names of songs hold letters that not all encodings do
-        if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="backslashreplace")
 
     def run() -> int | None:
         args = make_parser(arguments[:1]).parse_args(arguments)
@@ -102,6 +99,8 @@ class Job:
 @end_as_ctrl_c()
 def separate(args: argparse.Namespace) -> int:
     """Separate every file; one that fails does not keep the others."""
+    if isinstance(args.rate, int):  # `same` is known song by song
+        audio.check_format_rate(args.format, args.rate)
     model = weights.load_pretrained(args.preset, args.checkpoints).set_precision(args.precision)
     separator = Separator(
         model,
@@ -114,12 +113,17 @@ def separate(args: argparse.Namespace) -> int:
     )
     stems = choose_stems(args.stems, separator.sources)
     check_output(args.output)
+    jobs = plan(args.files, args.output)
+    songs = {key: job.song for job in jobs if (key := file_key(job.song))}
     failed = skipped = 0
     music = work = 0.0
-    for job in plan(args.files, args.output):
+    for job in jobs:
         try:
-            if takes_the_place(job, stems, args.format):
-                raise ValueError("a stem would take its place; choose another --output")
+            paths = stem_paths(job.folder, stems, args.format)
+            lost = next((songs[key] for p in paths if (key := file_key(p)) in songs), None)
+            if lost is not None:
+                whose = "its place" if lost == job.song else f"the place of {lost}"
+                raise ValueError(f"a stem would take {whose}; choose another --output")
             there = existing(job.folder, stems, args.format)
             if there and not args.force:
                 skipped += 1
@@ -254,14 +258,17 @@ def plan(files: Sequence[Path], output: Path) -> list[Job]:
     """Give every song a folder of its own, named after the file without its extension.
 
     Songs that share a name get numbers, whatever the case of their letters, since some file
-    systems do not tell it apart. A file that is named twice is separated once. Given in two
-    commands, `song.wav` and `song.flac` share a folder.
+    systems do not tell it apart. A file that is named twice, whichever way, is separated once.
+    Given in two commands, `song.wav` and `song.flac` share a folder.
 
     >>> [job.folder.name for job in plan([Path("a/x.mp3"), Path("b/X.wav")], Path("out"))]
     ['x', 'X (2)']
     """
+    songs: dict[str, Path] = {}
+    for path in files:
+        songs.setdefault(os.path.realpath(path), path)
     jobs, taken = [], set()
-    for song in {path.absolute(): path for path in files}.values():
+    for song in songs.values():
         # a name such as "...mp3" has the stem "..", which is no folder of its own
         name = stem = song.stem.strip(". ") or "track"
         number = 1
@@ -278,10 +285,13 @@ def stem_paths(folder: Path, stems: Sequence[str], format: str) -> list[Path]:
     return [folder / f"{stem}.{audio.FORMATS[format]}" for stem in stems]
 
 
-def takes_the_place(job: Job, stems: Sequence[str], format: str) -> bool:
-    """Whether one of the stems would be written where the song itself lies."""
-    paths = stem_paths(job.folder, stems, format)
-    return job.song.exists() and any(p.exists() and p.samefile(job.song) for p in paths)
+def file_key(path: Path) -> tuple[int, int] | None:
+    """What a file has in common with all of its names and links; `None` where there is none."""
+    try:
+        found = path.stat()
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino
 
 
 def existing(folder: Path, stems: Sequence[str], format: str) -> Path | None:
@@ -435,7 +445,8 @@ SCORED = ("backed", "validation")
 
 def presets(args: argparse.Namespace) -> int:
     """Print the table of presets."""
-    print(align(preset_rows(weights.available(args.checkpoints))))
+    for line in align(preset_rows(weights.available(args.checkpoints))).splitlines():
+        tell(line)
     return 0
 
 

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import argparse
+import io
 import os
 import signal
 import sys
 import threading
 import unicodedata
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 import torch
 from tqdm import tqdm
@@ -66,12 +68,41 @@ def exit_code(run: Callable[[], int | None], name: str = "error") -> int:
         run: the command; None or 0 is success.
         name: what the line begins with.
     """
+    for stream in (sys.stdout, sys.stderr):  # names of songs hold letters that not all encodings do
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+    try:
+        return _exit_code(run, name)
+    finally:
+        _is_read()
+
+
+def _is_read() -> bool:
+    """Pass on what was printed; where nobody reads it any more, all that follows goes nowhere."""
+    try:
+        if sys.stdout is not None:
+            sys.stdout.flush()
+    except BrokenPipeError:
+        # the stream itself stays, and Python would complain of what it still holds
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        with suppress(OSError):
+            os.dup2(nowhere, sys.stdout.fileno())
+        os.close(nowhere)
+        return False
+    except (OSError, ValueError):  # Python itself tells of a full disk; a closed stream is empty
+        pass
+    return True
+
+
+def _exit_code(run: Callable[[], int | None], name: str) -> int:
     try:
         return run() or 0
     except KeyboardInterrupt:
         say("stopped")
         return 130
     except (ValueError, OSError) as error:
+        if isinstance(error, BrokenPipeError) and not _is_read():
+            return 0  # as with `| head`
         say(f"{name}: {one_line(error)}")
         return 2
     except ModuleNotFoundError as error:
@@ -79,6 +110,25 @@ def exit_code(run: Callable[[], int | None], name: str = "error") -> int:
             raise  # a mistake of ours
         say(f"{name}: {missing(error, extra='train')}")
         return 2
+
+
+def at_least(lowest: int) -> Callable[[str], int]:
+    """The type of an argument that is a whole number, for `argparse`.
+
+    >>> at_least(1)("3")
+    3
+    """
+
+    def whole(text: str) -> int:
+        try:
+            number = int(text)
+        except ValueError:
+            number = lowest - 1
+        if number < lowest:
+            raise argparse.ArgumentTypeError(f"{text!r}: give a whole number >= {lowest}")
+        return number
+
+    return whole
 
 
 def missing(error: ModuleNotFoundError, extra: str) -> str:

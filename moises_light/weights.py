@@ -27,6 +27,7 @@ import os
 import re
 import secrets
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
@@ -44,6 +45,8 @@ FORMAT = "moises-light-studio/1"
 SUFFIX = ".safetensors"
 
 _STORED = (torch.float32, torch.float16, torch.bfloat16)
+_LFS = b"version https://git-lfs"
+"""How a pointer begins that a clone without Git LFS has in place of a large file."""
 _log = logging.getLogger(__name__)
 
 
@@ -277,15 +280,32 @@ def read_tensors(path: str | Path) -> tuple[dict[str, Tensor], dict[str, str]]:
             tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
             return tensors, file.metadata() or {}
     except (SafetensorError, OSError) as error:
-        raise ValueError(f"{path} cannot be read as safetensors: {error}") from error
+        raise _unreadable(Path(path), error) from error
+
+
+def _unreadable(path: Path, error: Exception) -> ValueError:
+    with suppress(OSError), path.open("rb") as file:
+        if file.read(len(_LFS)) == _LFS:
+            return ValueError(
+                f"{path} is not the file itself but a pointer to it; fetch it with `git lfs pull`"
+            )
+    return ValueError(f"{path} cannot be read as safetensors: {error}")
 
 
 # --------------------------------------------------------------------------- find
 
 
 def folders(folder: str | Path | None = None) -> list[Path]:
-    """Where weights are looked for, in that order, whether these folders exist or not."""
-    path = Path(folder or os.environ.get("MOISES_LIGHT_CHECKPOINTS") or "checkpoints").expanduser()
+    """Where weights are looked for, in that order, whether these folders exist or not.
+
+    Raises:
+        ValueError: if the folder begins with `~` and there is no such home.
+    """
+    path = Path(folder or os.environ.get("MOISES_LIGHT_CHECKPOINTS") or "checkpoints")
+    try:
+        path = path.expanduser()
+    except RuntimeError as error:
+        raise ValueError(f"{path}: there is no such home folder; give the whole path") from error
     if path.is_absolute():
         return [path]
     places = [Path.cwd() / path, Path(__file__).resolve().parents[1] / path]
@@ -521,7 +541,7 @@ def _read_header(path: Path) -> tuple[Config, dict[str, Any]]:
         with safe_open(path, framework="pt") as file:
             header = file.metadata() or {}
     except (SafetensorError, OSError) as error:
-        raise ValueError(f"{path} cannot be read as safetensors: {error}") from error
+        raise _unreadable(path, error) from error
     if header.get("format") != FORMAT:
         raise ValueError(
             f"{path} has format {header.get('format')!r} instead of {FORMAT!r}; it was not written "

@@ -577,14 +577,36 @@ def test_damage_is_logged_if_nobody_listens(
     assert "a.wav is damaged: 0.3 seconds of it could be read" in caplog.text
 
 
-def test_a_wav_from_a_pipe_is_whole(tmp_path: Path) -> None:
+@pytest.mark.parametrize("size", [0xFFFFFFFF, 0x7FFFF000, 0x80000000])  # as FFmpeg, sox, arecord
+def test_a_wav_from_a_pipe_is_whole(tmp_path: Path, size: int) -> None:
     sf.write(tmp_path / "a.wav", np.zeros((RATE, 2)), RATE)
     data = bytearray((tmp_path / "a.wav").read_bytes())
-    data[4:8] = data[40:44] = b"\xff" * 4  # the sizes that a program writes to a pipe
+    data[4:8] = min(size + 36, 0xFFFFFFFF).to_bytes(4, "little")
+    data[40:44] = size.to_bytes(4, "little")
     (tmp_path / "a.wav").write_bytes(data)
     told: list[str] = []
     assert load(tmp_path / "a.wav", warn=told.append).shape == (2, RATE)
     assert told == []
+
+
+def test_a_wav_of_3_gb_that_is_cut_off_says_so(tmp_path: Path) -> None:
+    sf.write(tmp_path / "a.wav", np.zeros((RATE, 2)), RATE)
+    data = bytearray((tmp_path / "a.wav").read_bytes())
+    data[4:8], data[40:44] = (size.to_bytes(4, "little") for size in (3 * 10**9 + 36, 3 * 10**9))
+    (tmp_path / "a.wav").write_bytes(data)
+    told: list[str] = []
+    load(tmp_path / "a.wav", warn=told.append)
+    assert told == ["a.wav is damaged: 1.0 seconds of it could be read"]
+
+
+def test_a_wav_whose_sizes_ran_over_says_so(tmp_path: Path) -> None:
+    path = tmp_path / "a.wav"
+    sf.write(path, np.zeros((RATE, 2)), RATE)
+    with path.open("r+b") as file:  # 4 GB more than 32 bits can tell, none of them on the disk
+        file.truncate(path.stat().st_size + 2**32)
+    told: list[str] = []
+    load(path, warn=told.append)
+    assert told == ["a.wav is damaged: 1.0 seconds of it could be read"]
 
 
 def test_a_wav_that_was_never_finished_is_as_long_as_its_samples(tmp_path: Path) -> None:
@@ -836,6 +858,26 @@ def test_tags_come_back(tmp_path: Path, format: str) -> None:
     assert probe(path).tags["title"] == "two lines" + "x" * 191
     save(path, noise(2, RATE), format=format)
     assert dict(probe(path).tags) == {}
+
+
+def test_long_tags_of_other_scripts_come_back_from_an_mp3(tmp_path: Path) -> None:
+    """As others read them, too: with LAME's own they were cut, or Latin-1."""
+    path = tmp_path / "a.mp3"
+    tags = {
+        "title": "Für Elise, aber wirklich ganz lang",
+        "artist": "Björk",
+        "album": "日本の音楽、とても長い題名のアルバム 🎚",
+    }
+    audio = noise(2, 2 * RATE)
+    save(path, audio, tags=tags)
+    assert dict(probe(path).tags) == tags
+    with av.open(str(path)) as container:
+        assert {key: container.metadata.get(key) for key in tags} == tags
+    assert sf.SoundFile(path).title == tags["title"]
+    assert load(path).shape == audio.shape
+    assert os.listdir(tmp_path) == ["a.mp3"]
+    save(tmp_path / "b.mp3", audio)
+    assert path.read_bytes().endswith((tmp_path / "b.mp3").read_bytes())
 
 
 def test_a_file_appears_when_it_is_complete(tmp_path: Path) -> None:

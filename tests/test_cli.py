@@ -123,11 +123,14 @@ def test_what_is_far_off_keeps_its_length() -> None:
 def test_a_rate_that_a_format_lacks_is_told_before_the_work(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    assert run(song("x.wav"), "-o", "out", "--format", "mp3", "--rate", "96000") == 1
-    assert capsys.readouterr().err.startswith(
-        "x.wav: mp3 has no 96000 Hz; choose another format, or one of 8000, "
+    files = song("x.wav"), song("y.wav")
+    assert run(*files, "-o", "out", "--format", "mp3", "--rate", "96000") == 2
+    said = capsys.readouterr().err
+    assert said.startswith(
+        "moises-light: mp3 has no 96000 Hz; choose another format, or one of 8000, "
     )
-    assert run("x.wav", "-o", "out", "--format", "flac", "--rate", "96096") == 1
+    assert said.count("\n") == 1
+    assert run("x.wav", "-o", "out", "--format", "flac", "--rate", "96096") == 2
     assert "flac has no 96096 Hz; choose another format or rate" in capsys.readouterr().err
     assert not Path("out").exists()
     assert run("x.wav", "-o", "high", "--format", "flac", "--rate", "88200") == 0
@@ -283,6 +286,23 @@ def test_no_stem_takes_the_place_of_the_song(capsys: pytest.CaptureFixture[str],
     assert path.read_bytes() == before
     assert run(path, "-o", ".", "--force", "--stems", "bass") == 0
     assert tree(own) == sorted({f"{own}.wav", "vocals.wav", "bass.wav"})
+
+
+def test_no_stem_takes_the_place_of_another_song(capsys: pytest.CaptureFixture[str]) -> None:
+    path, other = song("song.wav"), song("out/song/vocals.wav")
+    before = other.read_bytes()
+    assert run(path, other, "-o", "out", "--force", "--stems", "vocals") == 1
+    said = capsys.readouterr().err.splitlines()[0]
+    assert said == f"song.wav: a stem would take the place of {other}; choose another --output"
+    assert other.read_bytes() == before
+    assert tree("out") == ["song/vocals.wav", "vocals/vocals.wav"]
+
+
+def test_a_song_that_is_named_two_ways_is_separated_once() -> None:
+    path = song("a/song.wav")
+    Path("b").mkdir()
+    assert run(path, "b/../a/song.wav", path.absolute(), "-o", "out", "--stems", "vocals") == 0
+    assert tree("out") == ["song/vocals.wav"]
 
 
 def test_a_batch_goes_on_when_its_terminal_is_gone(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -514,6 +534,26 @@ def test_presets_shows_what_is_computed_and_what_cards_say(
     assert rows[1] == [*small, "vocals 5.00", "vocals 3.46, drums 2.00"]
     assert rows[2] == ["fullband_large", "4,948,612", "0-22.05", "no", "-", "-"]
     assert rows[3] == ["fullband_small", "2,824,244", "0-22.05", "on the Hub", "-", "-"]
+
+
+@pytest.mark.parametrize("at_once", [True, False])
+def test_a_table_that_nobody_reads_is_no_error(at_once: bool) -> None:
+    """Printed at once, or held back until the end as Python does where there is no terminal."""
+    command = [sys.executable, "-m", "moises_light", "presets"]
+    environment = {**os.environ, "PYTHONUNBUFFERED": "1" if at_once else ""}
+    end, beginning = os.pipe()
+    os.close(end)
+    done = subprocess.run(
+        command, env=environment, stdout=beginning, stderr=subprocess.PIPE, text=True
+    )
+    os.close(beginning)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_a_home_that_is_not_there_is_one_sentence(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["presets", "--checkpoints", "~nobody9/x"]) == 2
+    said = capsys.readouterr().err.replace(os.sep, "/")
+    assert said == ("moises-light: ~nobody9/x: there is no such home folder; give the whole path\n")
 
 
 # --------------------------------------------------------------------------- the rest of the house

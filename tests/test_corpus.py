@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
 import pickle
 import runpy
 import shutil
+import subprocess
 import sys
 import weakref
 from pathlib import Path
@@ -333,6 +335,39 @@ def test_an_unreadable_file_is_named(tmp_path):
         songs.read_song(tmp_path, song)
 
 
+def test_a_song_with_a_damaged_stem_is_left_out(tmp_path, caplog):
+    for name in ("good", "cut", "worse"):
+        make_song(tmp_path / "songs" / name, {"vocals": 300.0, "bass": 50.0})
+    cut = tmp_path / "songs" / "cut" / "vocals.wav"
+    cut.write_bytes(cut.read_bytes()[:100_000])
+    worse = tmp_path / "songs" / "worse" / "bass.wav"
+    worse.write_bytes(b"no audio")
+    command = [str(tmp_path / "corpus"), "--songs", str(tmp_path / "songs")]
+    assert build.main(command) == 0
+    assert [track.name for track in Corpus(tmp_path / "corpus").tracks] == ["song-good"]
+    told = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+    assert len(told) == 2
+    assert told[0].startswith(f"{cut}: vocals.wav is damaged")
+    assert told[1].startswith(f"{worse}: bass.wav holds no audio")
+    assert all(line.endswith("; the song is left out") for line in told)
+    shutil.rmtree(tmp_path / "songs" / "good")
+    with pytest.raises(ValueError, match=r"no song below .* can be read whole"):
+        build.main(command)
+
+
+def test_damage_is_told_by_the_whole_path(tmp_path, caplog):
+    make_song(tmp_path, {"vocals": 300.0, "mixture": 300.0})
+    for name in ("vocals", "mixture"):
+        path = tmp_path / f"{name}.wav"
+        path.write_bytes(path.read_bytes()[:100_000])
+    song = songs.find_song(tmp_path)
+    assert song is not None
+    songs.read_song(tmp_path, song)
+    songs.read_mixture(tmp_path, song)
+    for line, name in zip(caplog.messages, ("vocals", "mixture"), strict=True):
+        assert line.startswith(f"{tmp_path / name}.wav: {name}.wav is damaged")
+
+
 def test_compressed_stems_are_read(tmp_path):
     write_aac(tmp_path / "vocals.m4a", [300])
     song = songs.find_song(tmp_path)
@@ -367,6 +402,50 @@ def test_a_bank_tells_how_many_of_its_files_are_missing(bank_folder, tmp_path, c
     others = [p for p in paths if p != kept and not p.startswith(("songs/", "validation/"))]
     assert f"lacks {len(others)} of the files" in caplog.text
     assert others[0] in caplog.text
+
+
+HEAD = "path\tclass\tsource\tauthor\tlicence"
+ROW = "a.wav\tvocals\tmine\tMe\tCC0-1.0"
+
+
+@pytest.mark.parametrize(
+    ("table", "words"),
+    [
+        (HEAD.replace("\t", ",") + "\n", "line 1: give the columns path, class, source, author, l"),
+        (HEAD.removesuffix("\tlicence") + "\n", "line 1: give the columns path, class, source"),
+        ("", "line 1: give the columns"),
+        (f"{HEAD}\n{ROW}\na.wav\tvocals\n", "line 3: give the columns path, class, source"),
+        (f"{HEAD}\tseconds\n{ROW}\t3 s\n", "line 2: seconds is '3 s'; give a number such as 1.5"),
+        (f"{HEAD}\n{ROW}\n".encode("utf-16"), "cannot be read as a table in UTF-8"),
+    ],
+)
+def test_a_table_by_hand_that_is_wrong_is_told_by_its_line(tmp_path, table, words):
+    soundfile.write(tmp_path / "a.wav", tone(220, 1.5).T, RATE)
+    data = table if isinstance(table, bytes) else table.encode()
+    (tmp_path / "LICENSES.tsv").write_bytes(data)
+    with pytest.raises(ValueError, match=words) as told:
+        banks.Bank(tmp_path, held_out=False)
+    assert str(tmp_path / "LICENSES.tsv") in str(told.value)
+
+
+@pytest.mark.parametrize("seconds", [False, True])
+def test_a_table_by_hand_needs_no_lengths_and_may_begin_with_a_mark(tmp_path, seconds):
+    soundfile.write(tmp_path / "a.wav", tone(220, 1.5).T, RATE)
+    more = ("\tseconds", "\t") if seconds else ("", "")
+    table = f"\ufeff{HEAD}{more[0]}\r\n{ROW}{more[1]}\r\n"
+    (tmp_path / "LICENSES.tsv").write_bytes(table.encode())
+    (sample,) = banks.Bank(tmp_path, held_out=False).samples
+    assert (sample.path, sample.licence, sample.seconds) == ("a.wav", "CC0-1.0", 1.5)
+
+
+def test_licences_of_songs_are_read_with_a_mark_and_told_where_they_are_short(tmp_path):
+    table = tmp_path / "LICENSES.tsv"
+    row = "songs/one/vocals.wav\tvocals\tmine\tMe\tCC0-1.0"
+    table.write_bytes(f"\ufeff{row}\n".encode())
+    assert build.song_licences(tmp_path) == [("songs/one", "mine", "Me", "CC0-1.0")]
+    table.write_text(f"{HEAD}\n{row}\nsongs/two/vocals.wav\tvocals\n")
+    with pytest.raises(ValueError, match=r"LICENSES\.tsv, line 3: give the columns"):
+        build.song_licences(tmp_path)
 
 
 def test_notes_are_played_at_their_pitch(bank_folder):
@@ -536,6 +615,7 @@ COMMANDS_ON_NOTHING = (
     ("moises_light.training.build", ("corpus", "--banks", "nowhere"), "LICENSES.tsv"),
     ("moises_light.training.build", ("corpus", "--songs", "nowhere"), "nowhere is not a folder"),
     ("moises_light.training.build", ("corpus", "--songs", "."), "holds no song folder"),
+    ("moises_light.training.corpus", ("nowhere",), "no corpus at nowhere"),
     ("moises_light.training.build", ("corpus", "--bands", "2"), "name their folder by --banks"),
     ("moises_light.training.cli", ("--corpus", "nowhere", "--folder", "run"), "no corpus at"),
     (
@@ -583,6 +663,42 @@ def test_commands_tell_bad_input_in_one_line(
     assert error.startswith("error: ")
     assert told in error
     assert "\n" not in error
+
+
+NO_NUMBERS = (
+    ("moises_light.training.cli", ("--folder", "run", "--threads", "-1"), "'-1': give a whole"),
+    ("moises_light.training.cli", ("--folder", "run", "--log-steps", "0"), "number >= 1"),
+    ("moises_light.training.prune", ("a", "b", "--batches", "0"), "number >= 1"),
+    ("moises_light.training.build", ("corpus", "--jobs", "x"), "'x': give a whole number >= 1"),
+)
+
+
+@pytest.mark.filterwarnings("ignore:.*found in sys.modules:RuntimeWarning")
+@pytest.mark.parametrize(("module", "arguments", "told"), NO_NUMBERS, ids=str)
+def test_numbers_that_are_none_are_refused(module, arguments, told, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", [module, *arguments])
+    with pytest.raises(SystemExit) as ended:
+        runpy.run_module(module, run_name="__main__")
+    assert ended.value.code == 2
+    assert told in capsys.readouterr().err.splitlines()[-1]
+
+
+def test_a_name_that_the_output_cannot_encode_stops_no_build(tmp_path):
+    make_song(tmp_path / "songs" / "Für Elise", {"vocals": 300.0})
+    command = [sys.executable, "-m", "moises_light.training.build", "corpus", "--songs", "songs"]
+    done = subprocess.run(
+        command,
+        cwd=tmp_path,
+        env={
+            **os.environ,
+            "PYTHONIOENCODING": "ascii",
+            "PYTHONPATH": str(Path(__file__).parents[1]),
+        },
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "song-F\\xfcr Elise" in done.stdout
 
 
 def peak_hertz(audio):

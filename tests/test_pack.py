@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import io
 import subprocess
 import sys
+import tarfile
 from pathlib import Path
 
 import numpy as np
@@ -88,8 +90,45 @@ import moises_light.training.cli, moises_light.training.loop, moises_light.train
     subprocess.run([sys.executable, "-c", script], check=True)
 
 
+def test_a_damaged_part_is_named(tmp_path: Path, corpus: Corpus) -> None:
+    packs = tmp_path / "packs"
+    (part,) = pack.pack(corpus, packs, 1.0, parts=1, seconds=2.0)
+    whole = part.read_bytes()
+    with tarfile.open(fileobj=io.BytesIO(whole)) as archive:
+        boundary = archive.getmembers()[-1].offset  # cut here, it is a sound archive of less
+    for damaged in (whole[: len(whole) // 2], whole[:boundary], b"no archive" * 100):
+        part.write_bytes(damaged)
+        with pytest.raises(ValueError, match=r"part-0\.tar is damaged, or no part of a corpus"):
+            pack.unpack(packs, tmp_path / "again")
+    assert not (tmp_path / "again").exists()
+
+
+def test_parts_appear_when_complete_and_replace_those_before(
+    tmp_path: Path, corpus: Corpus, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    packs, size = tmp_path / "packs", 60_000 / 2**20
+    before = pack.pack(corpus, packs, size, parts=9, seconds=1.0)
+    notes = packs / "part-notes.tar"
+    notes.touch()
+    contents = [path.read_bytes() for path in before]
+
+    def stop(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(pack, "_add", stop)
+        with pytest.raises(KeyboardInterrupt):
+            pack.pack(corpus, packs, size, parts=1, seconds=1.0)
+    assert [path.read_bytes() for path in before] == contents
+    assert pack.pack(corpus, packs, size, parts=1, seconds=1.0) == before[:1]
+    assert sorted(packs.iterdir()) == [before[0], notes]
+
+
 def test_what_cannot_be_packed_or_unpacked_is_told(tmp_path: Path, corpus: Corpus) -> None:
     with pytest.raises(ValueError, match="hold not one piece of 30 s"):
         pack.main([str(corpus.folder.parent), str(tmp_path / "packs"), "--mebibytes", "0.02"])
+    for seconds in ("0", "nan", "inf"):
+        with pytest.raises(ValueError, match=r"pieces of \w+ s; choose more than 0 seconds"):
+            pack.main([str(corpus.folder.parent), str(tmp_path / "packs"), "--seconds", seconds])
     with pytest.raises(ValueError, match=r"holds no part-\*\.tar"):
         pack.main(["--unpack", str(tmp_path), str(tmp_path / "again")])

@@ -7,6 +7,7 @@ import json
 import os
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -301,6 +302,48 @@ def test_commands_in_the_readme_exist() -> None:
             assert end.value.code == 0
         else:
             parser.parse_args(arguments)
+
+
+@pytest.mark.skipif(os.name != "posix" or not shutil.which("make"), reason="needs make")
+def test_make_takes_a_python_that_suits_and_repairs_what_does_not(tmp_path: Path) -> None:
+    """Driven with programs that are no Python and write down what they are asked."""
+    shutil.copy(ROOT / "Makefile", tmp_path)
+    (tmp_path / "pyproject.toml").write_text("")
+    log = tmp_path / "log"
+    answers = {
+        "suits": "exit 0",
+        "too-new": 'case "$1" in -c) exit 1;; *) exit 0;; esac',
+        "no-pip": 'case "$*" in *pip*) exit 1;; *) exit 0;; esac',
+    }
+    for name, answer in answers.items():
+        (tmp_path / name).write_text(
+            f'#!/bin/sh\n[ "$1" = -c ] || echo "$2 $*" >> "{log}"\n'
+            f'[ "$2" != venv ] || {{ mkdir -p "$3/bin"; cp "$0" "$3/bin/python"; }}\n{answer}\n'
+        )
+        (tmp_path / name).chmod(0o755)
+
+    def make(python: str) -> tuple[int, str, list[str]]:
+        log.write_text("")
+        command = ["make", "-s", f"PYTHON=./{python}", ".venv/app.stamp"]
+        done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+        asked = [line for line in log.read_text().splitlines() if not line.endswith("--version")]
+        return done.returncode, done.stderr, [line.split()[0] for line in asked]
+
+    code, said, asked = make("too-new")
+    assert (code, asked) == (2, [])
+    assert said.startswith(
+        "./too-new is not Python 3.10 to 3.13; name one that is: make app PYTHON"
+    )
+    assert make("absent")[0] == 2
+    assert not (tmp_path / ".venv").exists()
+    assert make("suits") == (0, "", ["venv", "pip"])
+    assert make("suits") == (0, "", [])
+    (tmp_path / ".venv" / "venv.stamp").unlink()  # as an environment of before has none
+    assert make("too-new") == (0, "", [])
+    for broken in ("too-new", "no-pip"):
+        (tmp_path / ".venv" / "venv.stamp").unlink()
+        shutil.copy(tmp_path / broken, tmp_path / ".venv" / "bin" / "python")
+        assert make("suits") == (0, "", ["venv", "pip"])
 
 
 def test_runs_in_the_readme_have_folders_of_their_own() -> None:

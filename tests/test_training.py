@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import copy
+import io
 import json
 import os
 import re
@@ -626,6 +627,28 @@ def test_a_run_that_was_stopped_gives_weights(
 
 
 @pytest.mark.usefixtures("tiny_preset")
+def test_a_run_writes_over_nothing_that_is_of_no_run(tmp_path: Path) -> None:
+    config = TrainConfig(frames=16, batch_size=2, steps=1, bf16=False)
+    foreign = {
+        "model.safetensors": "a model.safetensors that would be lost",
+        "config.json": "a config.json that is of no run",
+    }
+    for name, words in foreign.items():
+        path = tmp_path / name / name
+        path.parent.mkdir()
+        path.write_text('{"architectures": ["Other"]}')
+        with pytest.raises(ValueError, match=words):
+            run(config, path.parent)
+        assert os.listdir(path.parent) == [name]
+        assert path.read_text() == '{"architectures": ["Other"]}'
+    # one that was stopped before its first state begins anew, with other options, too
+    early = tmp_path / "early"
+    early.mkdir()
+    (early / "config.json").write_text(replace(config, seed=3).to_json() + "\n")
+    assert run(config, early).is_file()
+
+
+@pytest.mark.usefixtures("tiny_preset")
 def test_the_state_of_another_version_is_refused(tmp_path: Path) -> None:
     config = TrainConfig(frames=16, batch_size=2, steps=1, bf16=False)
     run(config, tmp_path)
@@ -826,6 +849,35 @@ def test_a_run_is_told_to_end_from_elsewhere(
             training_cli.train(parser.parse_args(["--folder", str(tmp_path), "--steps", "1"]))
     finally:
         signal.signal(number, before)
+
+
+def test_a_run_goes_on_where_nobody_reads_its_log(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    class Gone(io.StringIO):
+        def write(self, text: str) -> int:
+            raise BrokenPipeError(32, "Broken pipe")
+
+    def train(*_: object, on_log: Callable[[dict[str, Any]], None], **__: object) -> Path:
+        on_log({"step": 1})
+        on_log({"step": 2})
+        return tmp_path
+
+    monkeypatch.setattr(mixing, "MixtureDataset", lambda *a: None)
+    monkeypatch.setattr(torch, "set_flush_denormal", lambda on: True)  # it would stay on
+    monkeypatch.setattr(loop, "train", train)
+    command = ["train", "--folder", str(tmp_path), "--steps", "1"]
+    assert cli.main(command) == 0
+    assert capsys.readouterr().out == f"step 1\nstep 2\n{tmp_path}\n"
+    monkeypatch.setattr(sys, "stdout", Gone())
+    assert cli.main(command) == 0
+    x = 0.1 * np.random.default_rng(0).standard_normal((44100, 2))
+    for folder in ("true/song", "theirs/song"):
+        (tmp_path / folder).mkdir(parents=True)
+        sf.write(tmp_path / folder / "bass.wav", x, 44100, subtype="FLOAT")
+    monkeypatch.setattr(sys, "stdout", Gone())
+    told = ["evaluate", str(tmp_path / "true"), "--estimates", str(tmp_path / "theirs")]
+    assert cli.main(told) == 0
 
 
 def test_tensorboard_is_asked_for_by_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

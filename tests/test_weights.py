@@ -224,6 +224,10 @@ def _config_with(**changes: Any) -> Callable[[Path], None]:
         (lambda path: rewrite(path, config="[" * 9999), "no config in its header that is JSON"),
         (lambda path: rewrite(path, card="[]"), "card in its header that is no JSON object"),
         (lambda path: rewrite(path, preset="paper_small"), "its config is another"),
+        (
+            lambda path: path.write_text("version https://git-lfs.github.com/spec/v1\nsize 9\n"),
+            "not the file itself but a pointer to it; fetch it with `git lfs pull`",
+        ),
         (_config_with(dropout=0.1), "config of another version: unknown dropout"),
         (_config_with(n_rope=None), "config of another version: missing n_rope"),
         (_config_with(G=5), "impossible config: G=5 is not divisible"),

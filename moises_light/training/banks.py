@@ -1,8 +1,9 @@
 """Banks: folders of isolated samples with a table of licences, and instruments made of them.
 
-A bank folder holds `LICENSES.tsv` (path, class, source, author, licence, note, seconds) and the
-files that it names. The folder below the class is the *material*: one singer's pack, one bass.
-What begins with one of `HELD_OUT` is kept from training and makes the held-out set.
+A bank folder holds `LICENSES.tsv` (path, class, source, author, licence, note, seconds; the last
+two may be missing) and the files that it names. The folder below the class is the *material*: one
+singer's pack, one bass. What begins with one of `HELD_OUT` is kept from training and makes the
+held-out set.
 """
 
 from __future__ import annotations
@@ -11,12 +12,13 @@ import csv
 import logging
 import re
 from collections import OrderedDict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import soundfile
 import soxr
 from scipy import fft
 
@@ -68,6 +70,11 @@ OCTAVES = {
 }
 """Semitones between the note in a file's name and the one it sounds, by measurement."""
 
+COLUMNS = ("path", "class", "source", "author", "licence")
+"""What a bank's table has to have, with tabs between; `note` and `seconds` are optional."""
+
+COLUMNS_TOLD = f"give the columns {', '.join(COLUMNS)} with tabs between them"
+
 LOUDNESS = {"ppp": 1, "pp": 2, "p": 3, "mp": 4, "mf": 5, "f": 6, "ff": 7, "fff": 8}
 _log = logging.getLogger(__name__)
 _NOTE = re.compile(r"(?:^|[_\-])([a-gA-G])([b#s]?)(-?\d)(?=$|[^0-9])")
@@ -111,7 +118,7 @@ class Bank:
         room: bytes of decoded audio to keep.
 
     Raises:
-        ValueError: if the folder has no table.
+        ValueError: if the folder has no table, or something is wrong with it.
     """
 
     def __init__(self, folder: Path | str, held_out: bool, room: int = 400_000_000) -> None:
@@ -121,25 +128,24 @@ class Bank:
             raise ValueError(f"{self.folder} holds no LICENSES.tsv; name the folder of the banks")
         self.samples: list[Sample] = []
         missing: list[str] = []
-        with open(table, newline="", encoding="utf-8") as file:
-            for row in csv.DictReader(file, delimiter="\t", quoting=csv.QUOTE_NONE):
-                path = row["path"]
-                # songs are read as folders; validation data is for validation alone
-                if path.startswith(("songs/", "validation/")):
-                    continue
-                if not (self.folder / path).is_file():
-                    missing.append(path)
-                    continue
-                sample = Sample(
-                    path=path,
-                    source=row["class"],
-                    origin=row["source"],
-                    author=row["author"],
-                    licence=row["licence"].strip('"').replace('""', '"'),
-                    seconds=float(row["seconds"]),
-                )
-                if sample.held_out == held_out:
-                    self.samples.append(sample)
+        for line, row in _rows(table):
+            path = row["path"]
+            # songs are read as folders; validation data is for validation alone
+            if path.startswith(("songs/", "validation/")):
+                continue
+            if not (self.folder / path).is_file():
+                missing.append(path)
+                continue
+            sample = Sample(
+                path=path,
+                source=row["class"],
+                origin=row["source"],
+                author=row["author"],
+                licence=row["licence"].strip('"').replace('""', '"'),
+                seconds=_seconds(row.get("seconds"), self.folder / path, f"{table}, line {line}"),
+            )
+            if sample.held_out == held_out:
+                self.samples.append(sample)
         if missing:
             _log.warning(
                 "%s lacks %d of the files that its LICENSES.tsv lists, such as %s; "
@@ -173,6 +179,36 @@ class Bank:
     def __getstate__(self) -> dict[str, Any]:
         # other processes decode for themselves
         return {**self.__dict__, "_kept": OrderedDict(), "_size": 0}
+
+
+def _rows(table: Path) -> Iterator[tuple[int, dict[str, str]]]:
+    """Rows of a bank's table by the names of its columns, each with its line's number."""
+    try:
+        with open(table, newline="", encoding="utf-8-sig") as file:  # Windows puts a mark in front
+            reader = csv.DictReader(file, delimiter="\t", quoting=csv.QUOTE_NONE)
+            if not set(COLUMNS) <= set(reader.fieldnames or ()):
+                raise ValueError(f"{table}, line 1: {COLUMNS_TOLD}")
+            for row in reader:
+                if any(row[column] is None for column in COLUMNS):
+                    raise ValueError(f"{table}, line {reader.line_num}: {COLUMNS_TOLD}")
+                yield reader.line_num, row
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise ValueError(f"{table} cannot be read as a table in UTF-8: {error}") from error
+
+
+def _seconds(told: str | None, path: Path, where: str) -> float:
+    """Length of a sample as its table tells it; where that says nothing, as the file does."""
+    if not told:
+        try:
+            return float(soundfile.info(path).duration)
+        except (soundfile.LibsndfileError, OSError) as error:
+            raise ValueError(f"{path} cannot be read as audio: {error}") from None
+    try:
+        return float(told)
+    except ValueError:
+        raise ValueError(
+            f"{where}: seconds is {told!r}; give a number such as 1.5, or nothing"
+        ) from None
 
 
 def trim(audio: np.ndarray, threshold: float = 0.004) -> np.ndarray:

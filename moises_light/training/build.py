@@ -10,7 +10,6 @@ import argparse
 import copy
 import logging
 import re
-import sys
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
@@ -21,7 +20,7 @@ from scipy import signal
 
 from moises_light import audio
 from moises_light.config import SOURCES
-from moises_light.terminal import exit_code
+from moises_light.terminal import at_least, exit_code, tell
 from moises_light.training import bands, banks, render, singing, world
 from moises_light.training.augment import draw_shape, piece_frame, reshape
 from moises_light.training.corpus import (
@@ -57,21 +56,35 @@ def known_names(corpus: Path, split: str) -> set[str]:
 def add_songs(corpus: Path, folder: Path, say: Say) -> None:
     """Add every song below a folder to `train`; one that is there already is left out.
 
+    So is, with a warning, a song of which a file is damaged or cannot be read: half a stem beside
+    whole ones would teach silence.
+
     Raises:
-        ValueError: where no song is found, a file cannot be read, or `folder` holds a test set.
+        ValueError: where no song is found, none can be read, or `folder` holds a test set.
     """
     if (folder / "train").is_dir() and (folder / "test").is_dir():
         raise ValueError(
             f"{folder} holds train and test; give {folder / 'train'}, so that the test set stays "
             f"unheard"
         )
+
+    def refuse(text: str) -> None:
+        raise ValueError(text)
+
     done = known_names(corpus, "train")
-    for path, song in find_songs(folder):
+    found = find_songs(folder)
+    unread = 0
+    for path, song in found:
         name = f"song-{song.name}"
         if name in done:
             _log.info("%s: the corpus has a song of that name; left out", path)
             continue
-        stems = read_song(path, song)
+        try:
+            stems = read_song(path, song, refuse)
+        except ValueError as error:
+            _log.warning("%s; the song is left out", error)
+            unread += 1
+            continue
         material = f"songs/{song.name}"
         # a guitar on its own plays the tune
         track = write_track(
@@ -82,16 +95,25 @@ def add_songs(corpus: Path, folder: Path, say: Say) -> None:
             tags=["lead"] if set(song.present) == {"other"} else [],
         )
         say(track)
+    if unread == len(found):
+        raise ValueError(f"no song below {folder} can be read whole")
 
 
 def song_licences(folder: Path) -> list[LicenceRow]:
-    """Licence rows of the songs in a bank's table."""
+    """Licence rows of the songs in a bank's table.
+
+    Raises:
+        ValueError: if one of them lacks columns.
+    """
     table = folder / "LICENSES.tsv"
     rows = set()
     if table.is_file():
-        for line in table.read_text(encoding="utf-8").splitlines():
+        lines = table.read_text(encoding="utf-8-sig").splitlines()
+        for number, line in enumerate(lines, start=1):
             cells = line.split("\t")
             if cells[0].startswith("songs/"):
+                if len(cells) < 5:
+                    raise ValueError(f"{table}, line {number}: {banks.COLUMNS_TOLD}")
                 rows.add((cells[0].rsplit("/", 1)[0], cells[2], cells[3], cells[4]))
     return sorted(rows)
 
@@ -363,11 +385,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         default=[],
         help="folder with LICENSES.tsv and music without a singer",
     )
-    parser.add_argument("--collages", type=int, default=0, help="tracks of isolated vocals")
-    parser.add_argument("--bands", type=int, default=0, help="rendered bands")
-    parser.add_argument("--heldout", type=int, default=0, help="tracks of held-out material")
-    parser.add_argument("--jobs", type=int, default=1, help="processes that render bands")
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--collages", type=at_least(0), default=0, help="tracks of isolated vocals")
+    parser.add_argument("--bands", type=at_least(0), default=0, help="rendered bands")
+    parser.add_argument(
+        "--heldout", type=at_least(0), default=0, help="tracks of held-out material"
+    )
+    parser.add_argument("--jobs", type=at_least(1), default=1, help="processes that render bands")
+    parser.add_argument("--seed", type=at_least(0), default=0)
     options = parser.parse_args(arguments)
     if not options.banks and (options.bands or options.heldout or options.collages):
         raise ValueError("bands and collages are played on samples; name their folder by --banks")
@@ -376,8 +400,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     def say(track: Track) -> None:
         rows = " ".join(f"{s} {track.level[s]:.0f} dB" for s in track.rows)
-        print(f"{time.monotonic() - began:6.0f} s  {track.name:<28}{track.seconds:6.1f} s  {rows}")
-        sys.stdout.flush()
+        tell(f"{time.monotonic() - began:6.0f} s  {track.name:<28}{track.seconds:6.1f} s  {rows}")
 
     for folder in options.songs:
         add_songs(options.corpus, folder, say)
@@ -402,7 +425,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 for split in BACKED_SPLITS:
                     add_backed(options.corpus, folder, other, options.seed, say, split)
         if options.bands and not world.available():
-            print("pyworld is missing: nobody sings but recorded voices; pip install pyworld")
+            tell("pyworld is missing: nobody sings but recorded voices; pip install pyworld")
         studio = render.Studio(bank)
         add_bands(
             *(options.corpus, "train", studio, options.seed, options.bands, say),

@@ -14,7 +14,7 @@ import torch
 
 from moises_light.config import DEFAULT_PRESET
 from moises_light.model import PRECISIONS
-from moises_light.terminal import end_as_ctrl_c, exit_code, say
+from moises_light.terminal import at_least, end_as_ctrl_c, exit_code, say, tell
 from moises_light.training.config import TrainConfig
 from moises_light.training.corpus import SPLITS
 
@@ -23,10 +23,16 @@ def add_train_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--corpus", type=Path, default=Path("corpus"), help="folder of the corpus")
     parser.add_argument("--folder", type=Path, required=True, help="of the run; an old one goes on")
     parser.add_argument("--device", default="cpu", choices=("cpu", "cuda", "mps"))
-    parser.add_argument("--workers", type=int, default=1, help="processes that draw examples")
-    parser.add_argument("--threads", type=int, default=0, help="threads of torch; its choice if 0")
+    parser.add_argument(
+        "--workers", type=at_least(0), default=1, help="processes that draw examples"
+    )
+    parser.add_argument(
+        "--threads", type=at_least(0), default=0, help="threads of torch; its choice if 0"
+    )
     parser.add_argument("--save-minutes", type=float, default=5.0, help="between two saved states")
-    parser.add_argument("--log-steps", type=int, default=10, help="that a line of the log sums up")
+    parser.add_argument(
+        "--log-steps", type=at_least(1), default=10, help="that a line of the log sums up"
+    )
     parser.add_argument(
         "--tensorboard", action="store_true", help="also log to the run's folder for TensorBoard"
     )
@@ -72,7 +78,7 @@ def train(args: argparse.Namespace) -> int:
     # all examples have one shape: cuDNN may try its kernels once and keep the fastest
     torch.backends.cudnn.benchmark = args.device == "cuda"
     if args.export:
-        print(loop.export(args.folder, dataset, device=args.device))
+        tell(str(loop.export(args.folder, dataset, device=args.device)))
         return 0
     first = loop.current_rank() == 0
     track = tensorboard(args.folder) if args.tensorboard and first else _print
@@ -88,7 +94,7 @@ def train(args: argparse.Namespace) -> int:
         on_log=track,
     )
     if first:
-        print(path)
+        tell(str(path))
     return 0
 
 
@@ -126,7 +132,9 @@ def add_evaluate_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--precision", default="float32", choices=PRECISIONS, help="of the network's transformers"
     )
-    parser.add_argument("--threads", type=int, default=0, help="threads of torch; its choice if 0")
+    parser.add_argument(
+        "--threads", type=at_least(0), default=0, help="threads of torch; its choice if 0"
+    )
     parser.add_argument(
         "--bss-eval",
         action="store_true",
@@ -175,7 +183,7 @@ def evaluate(args: argparse.Namespace) -> int:
         args.rows.open("a").close()
     fresh = True  # earlier rows make way for the first new one, and for no wrong folder
 
-    def tell(name: str, rows: list[dict[str, Any]]) -> None:
+    def on_track(name: str, rows: list[dict[str, Any]]) -> None:
         nonlocal fresh
         told = ", ".join(f"{row['source']} {row['sdr']:.2f} dB" for row in rows)
         say(f"{name}: {told or 'no source to score'}")
@@ -185,15 +193,16 @@ def evaluate(args: argparse.Namespace) -> int:
             fresh = False
             scores.append_rows(rows, args.rows)
 
-    rows = scores.evaluate(tracks, separator, args.estimates, args.bss_eval, tell)
+    rows = scores.evaluate(tracks, separator, args.estimates, args.bss_eval, on_track)
     say(f"scored: {args.estimates or args.preset}")
-    print(scores.table(scores.summary(rows)))
+    for line in scores.table(scores.summary(rows)).splitlines():
+        tell(line)
     return 0
 
 
 def _print(row: dict[str, Any]) -> None:
     hidden = ("lr", "skipped")
-    print("  ".join(f"{k} {v}" for k, v in row.items() if k not in hidden), flush=True)
+    tell("  ".join(f"{k} {v}" for k, v in row.items() if k not in hidden))
 
 
 def tensorboard(folder: Path) -> Callable[[dict[str, Any]], None]:

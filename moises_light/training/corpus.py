@@ -30,7 +30,7 @@ from typing import Any
 import numpy as np
 
 from moises_light.config import SOURCES
-from moises_light.terminal import exit_code
+from moises_light.terminal import exit_code, tell
 
 SAMPLE_RATE = 44100
 BACKED_SPLITS = ("backed", "in_key")
@@ -333,12 +333,17 @@ def hours(tracks: Iterable[Track], source: str, playing: bool = True) -> float:
 
 
 def describe(folder: Path | str) -> str:
-    """Hours per split, kind and source, and the licences, as text."""
+    """Hours per split, kind and source, and the licences, as text.
+
+    Raises:
+        ValueError: if the folder has no split.
+    """
+    splits = [s for s in SPLITS if (Path(folder) / s / "index.jsonl").is_file()]
+    if not splits:
+        raise ValueError(f"no corpus at {folder}: it has none of the folders {', '.join(SPLITS)}")
     lines = [f"{'hours that play':<18}{'tracks':>7}" + "".join(f"{s:>9}" for s in ROWS)]
     used: set[str] = set()
-    for split in SPLITS:
-        if not (Path(folder) / split / "index.jsonl").is_file():
-            continue
+    for split in splits:
         tracks = Corpus(folder, split).tracks
         used.update(name for track in tracks for name in track.material)
         for kind in KINDS:
@@ -368,7 +373,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if len(given) != 1:
         print("usage: python -m moises_light.training.corpus FOLDER", file=sys.stderr)
         return 2
-    print(describe(given[0]))
+    for line in describe(given[0]).splitlines():
+        tell(line)
     return 0
 
 

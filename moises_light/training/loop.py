@@ -129,6 +129,8 @@ def train(
             f"batch_size={config.batch_size} cannot be cut into {world} processes times "
             f"accumulate={config.accumulate}"
         )
+    if current_rank() == 0:  # the others may come when it has begun to write
+        _check_folder(folder)
     torch.manual_seed(config.seed)
     model, average, optimizer = _begin(config, device, begun=(folder / STATE).is_file())
     step, seconds, earlier = _resume(folder, config, model, average, optimizer)
@@ -193,6 +195,28 @@ def train(
     if rank == 0:
         state.export(step, seconds, dataset)
     return folder / "model.safetensors"
+
+
+def _check_folder(folder: Path) -> None:
+    """Refuse a folder in which a run would write over what is none of its own.
+
+    A run that was stopped before it saved a state has left its config alone, and begins anew.
+    """
+    if (folder / STATE).is_file():
+        return
+    if (folder / "model.safetensors").exists():
+        raise ValueError(
+            f"{folder} holds a model.safetensors that would be lost, and no {STATE} to go on "
+            f"from; choose another folder"
+        )
+    path = folder / "config.json"
+    if path.exists():
+        try:
+            TrainConfig.from_json(path.read_text(encoding="utf-8"))
+        except (ValueError, TypeError) as error:
+            raise ValueError(
+                f"{folder} holds a config.json that is of no run; choose another folder"
+            ) from error
 
 
 def saved_config(folder: Path) -> TrainConfig:

@@ -14,6 +14,8 @@ from __future__ import annotations
 import argparse
 import io
 import json
+import math
+import os
 import tarfile
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
@@ -25,7 +27,7 @@ import numpy as np
 import soundfile
 import soxr
 
-from moises_light.terminal import exit_code
+from moises_light.terminal import at_least, exit_code
 from moises_light.training.corpus import (
     KINDS,
     SAMPLE_RATE,
@@ -98,9 +100,13 @@ def pack(
 ) -> list[Path]:
     """Write the parts, coded in several processes; fewer where the corpus ends before.
 
+    Parts appear when they are complete. Those of an earlier pack in the folder go.
+
     Raises:
-        ValueError: if not one piece fits into a part.
+        ValueError: if pieces have no length, or not one fits into a part.
     """
+    if not 1 <= seconds * SAMPLE_RATE < math.inf:
+        raise ValueError(f"pieces of {seconds:g} s; choose more than 0 seconds")
     out.mkdir(parents=True, exist_ok=True)
     licences = json.dumps(read_licences(corpus.folder.parent)).encode()
     written: list[Path] = []
@@ -109,15 +115,22 @@ def pack(
         try:
             while len(written) < parts and coming.first() is not None:
                 path = out / f"part-{len(written)}.tar"
-                if not _fill(path, coming, licences, room=int(mebibytes * 2**20)):
-                    path.unlink()
-                    raise ValueError(
-                        f"{mebibytes:g} MiB hold not one piece of {seconds:g} s; "
-                        f"allow more or cut shorter"
-                    )
+                part = path.with_name(f".{path.name}.{os.getpid()}.part")
+                try:
+                    if not _fill(part, coming, licences, room=int(mebibytes * 2**20)):
+                        raise ValueError(
+                            f"{mebibytes:g} MiB hold not one piece of {seconds:g} s; "
+                            f"allow more or cut shorter"
+                        )
+                    os.replace(part, path)
+                finally:
+                    part.unlink(missing_ok=True)
                 written.append(path)
         finally:
             pool.shutdown(cancel_futures=True)
+    for path in set(out.glob("part-*.tar")) - set(written):
+        if path.stem.removeprefix("part-").isdecimal():
+            path.unlink()
     return written
 
 
@@ -201,7 +214,7 @@ def unpack(packs: Path, corpus: Path, jobs: int = 1) -> int:
     What the corpus has already is left out, so parts may come one after another.
 
     Raises:
-        ValueError: if the folder holds no part.
+        ValueError: if the folder holds no part, or one that is damaged.
     """
     parts = sorted(packs.glob("part-*.tar"))
     if not parts:
@@ -218,19 +231,22 @@ def unpack(packs: Path, corpus: Path, jobs: int = 1) -> int:
 
 def _read(part: Path, corpus: Path) -> Iterator[tuple[str, dict[str, Any], dict[str, bytes]]]:
     """Name, description and coded rows of each piece of a part."""
-    with tarfile.open(part) as archive:
-        contents: dict[str, dict[str, bytes]] = {}
-        for member in archive:
-            file = archive.extractfile(member)
-            content = file.read() if file else b""
-            if member.name == "licences.json":
-                write_licences(corpus, {tuple(row) for row in json.loads(content)})
-                continue
-            name, _, leaf = member.name.rpartition("/")
-            contents.setdefault(name, {})[leaf] = content
+    contents: dict[str, dict[str, bytes]] = {}
+    try:
+        with tarfile.open(part) as archive:
+            for member in archive:
+                file = archive.extractfile(member)
+                name, _, leaf = member.name.rpartition("/")
+                contents.setdefault(name, {})[leaf] = file.read() if file else b""
+        licences = {tuple(row) for row in json.loads(contents.pop("")["licences.json"])}
+        found = []
         for name, files in contents.items():
             about = json.loads(files["track.json"])
-            yield name, about, {row: files[f"{row}.opus"] for row in about.pop("rows")}
+            found.append((name, about, {row: files[f"{row}.opus"] for row in about.pop("rows")}))
+    except (tarfile.TarError, KeyError, TypeError, ValueError) as error:
+        raise ValueError(f"{part} is damaged, or no part of a corpus; copy it again") from error
+    write_licences(corpus, licences)
+    yield from found
 
 
 def _write(corpus: Path, name: str, about: dict[str, Any], coded: dict[str, bytes]) -> int:
@@ -250,10 +266,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("target", type=Path, help="folder of parts, or with --unpack a corpus")
     parser.add_argument("--unpack", action="store_true")
     parser.add_argument("--mebibytes", type=float, default=28.0, help="largest size of a part")
-    parser.add_argument("--parts", type=int, default=1)
+    parser.add_argument("--parts", type=at_least(1), default=1)
     parser.add_argument("--seconds", type=float, default=30.0, help="of a piece of a track")
     parser.add_argument("--seed", type=int, default=0, help="another one packs other pieces")
-    parser.add_argument("--jobs", type=int, default=1, help="processes that code or decode")
+    parser.add_argument("--jobs", type=at_least(1), default=1, help="processes that code or decode")
     options = parser.parse_args(arguments)
     if options.unpack:
         print(f"{unpack(options.source, options.target, options.jobs)} tracks")

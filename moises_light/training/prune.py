@@ -49,7 +49,7 @@ from moises_light.model import (
     TimeDown,
     TimeUp,
 )
-from moises_light.terminal import exit_code
+from moises_light.terminal import at_least, exit_code
 from moises_light.training import loop
 from moises_light.training.config import TrainConfig
 from moises_light.training.history import unscored
@@ -422,8 +422,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--blocks", type=int, help="n_rope of the shallower network")
     parser.add_argument("--bands", type=int, help="n_bands of the network with the lowest bands")
     parser.add_argument("--corpus", type=Path, default=Path("corpus"))
-    parser.add_argument("--batches", type=int, default=16, help="of examples of two seconds")
-    parser.add_argument("--batch-size", type=int, default=4)
+    parser.add_argument(
+        "--batches", type=at_least(1), default=16, help="of examples of two seconds"
+    )
+    parser.add_argument("--batch-size", type=at_least(1), default=4)
     parser.add_argument("--bf16", action=argparse.BooleanOptionalAction, default=True)
     parser.add_argument(
         "--frozen-norms", action="store_true", help="batch norms are not estimated anew"

@@ -283,7 +283,7 @@ def main() -> int:
             card["previous"] = {key: before[key] for key in KEYS if key in before}
     text = card_text(preset, card)
     weights.save(model, target, {"preset": preset, "card": card}, torch.float16)
-    target.with_suffix(".md").write_text(text)
+    target.with_suffix(".md").write_text(text, encoding="utf-8")
     print(text)
     return 0
 

@@ -198,8 +198,13 @@ def read_stream(path: Path, number: int) -> np.ndarray:
     return np.concatenate(blocks, axis=1) if blocks else np.zeros((2, 0), np.float32)
 
 
-def read_song(path: Path, song: Song) -> dict[str, np.ndarray]:
+def read_song(path: Path, song: Song, warn: audio.Warn = _log.warning) -> dict[str, np.ndarray]:
     """Stems of a song, `[2, L]` each, all of the longest file's length.
+
+    Args:
+        path: where it was found.
+        song: what was found there.
+        warn: called with a sentence when a damaged file is read in part; it may raise an error.
 
     Raises:
         ValueError: if a file cannot be read.
@@ -207,7 +212,7 @@ def read_song(path: Path, song: Song) -> dict[str, np.ndarray]:
     if not song.files:
         stems = {s: read_stream(path, n) for n, s in enumerate(MUSDB_STREAMS, start=1)}
     else:
-        parts = {s: [audio.load(f).numpy() for f in files] for s, files in song.files.items()}
+        parts = {s: [_load(f, warn) for f in files] for s, files in song.files.items()}
         stems = {source: add(pieces) for source, pieces in parts.items()}
     frames = max(stem.shape[1] for stem in stems.values())
     return {s: fit(a, frames) for s, a in stems.items()}
@@ -219,8 +224,16 @@ def read_mixture(path: Path, song: Song) -> np.ndarray | None:
         return read_stream(path, 0)
     for file in _visible(path.iterdir(), path):
         if file.stem.lower() in MIXTURE and file.suffix.lower() in AUDIO:
-            return audio.load(file).numpy()
+            return _load(file, _log.warning)
     return None
+
+
+def _load(file: Path, warn: audio.Warn) -> np.ndarray:
+    """A file `[2, L]`; what is wrong with it is told by its whole path, for names repeat."""
+    try:
+        return audio.load(file, warn=lambda text: warn(f"{file}: {text}")).numpy()
+    except audio.AudioError as error:
+        raise ValueError(f"{file}: {error}") from error
 
 
 def add(pieces: list[np.ndarray]) -> np.ndarray:
