@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 from tiny_material import RATE, make_bank
@@ -291,6 +293,24 @@ def test_speech_sings_the_score():
         cents = 1200 * np.log2(np.median(held[held > 0]) / 440) + 100 * (69 - midi)
         # drift and vibrato of a singer
         assert abs(cents) < 40
+
+
+@needs_world
+def test_a_whisper_is_not_made_to_sing(monkeypatch):
+    """It has no pitch to go by, and a whole melody of it would be a buzz."""
+    breath = np.random.default_rng(0).standard_normal((1, 2 * RATE)).astype(np.float32)
+    spoken = voiced(120, 2.0)
+    bank = SimpleNamespace(audio=lambda sample: sample)
+    score = SimpleNamespace(parts=[])
+    monkeypatch.setattr(singing, "bandwidth_of", lambda samples: None)
+    monkeypatch.setattr(
+        singing, "_talk", lambda bank, samples, rng: singing.Singer(lambda *_: "whispers")
+    )
+    for clip, whispers in ((0.05 * breath * np.abs(spoken), True), (spoken, False)):
+        monkeypatch.setattr(singing, "draw_speaker", lambda bank, rng, clip=clip: [clip] * 3)
+        singer = singing.sung_speech(bank, np.random.default_rng(0))
+        sung = singer.sing(score, RATE, np.random.default_rng(0))
+        assert (sung == "whispers") is whispers
 
 
 @needs_world

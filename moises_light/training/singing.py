@@ -343,8 +343,10 @@ def draw_speaker(bank: Bank, rng: np.random.Generator) -> list[Sample] | None:
 def speech(bank: Bank, rng: np.random.Generator) -> Singer | None:
     """Plain talk, clip after clip on the beat, the nearest to rap that there is."""
     samples = draw_speaker(bank, rng)
-    if samples is None:
-        return None
+    return None if samples is None else _talk(bank, samples, rng)
+
+
+def _talk(bank: Bank, samples: list[Sample], rng: np.random.Generator) -> Singer:
     shift = float(rng.uniform(-2.5, 2.5))
 
     def change(audio: np.ndarray, score: Score, rng: np.random.Generator) -> np.ndarray:
@@ -358,11 +360,14 @@ def speech(bank: Bank, rng: np.random.Generator) -> Singer | None:
 
 
 VOICED = 0.3
-"""Least share of a clip of speech that has a pitch, for it to sing."""
+"""Least share of a speaker's speech, in the median over clips, that has a pitch if it sings."""
 
 
 def sung_speech(bank: Bank, rng: np.random.Generator) -> Singer | None:
-    """Speech that sings the score's melody, in the speaker's voice or another throat."""
+    """Speech that sings the score's melody, in the speaker's voice or another throat.
+
+    A whisper has no pitch and would sing in a buzz; it whispers on the beat.
+    """
     samples = draw_speaker(bank, rng)
     if samples is None or not world.available():
         return speech(bank, rng)
@@ -372,16 +377,20 @@ def sung_speech(bank: Bank, rng: np.random.Generator) -> Singer | None:
 
     def sing(score: Score, frames: int, rng: np.random.Generator) -> Take:
         bus = np.zeros((2, frames), np.float32)
-        clips, spoken = [], []
+        clips, spoken, voiced = [], [], []
         for sample in chosen:
             audio = bank.audio(sample)
             analysis = world.analyse(audio, 70, 500)
+            voiced.append((analysis.pitch > 0).mean())
             syllables = world.find_syllables(audio, analysis)
-            # a whisper has no pitch, and would sing in a buzz
-            if syllables and (analysis.pitch > 0).mean() >= VOICED:
+            if syllables:
                 clips.append((analysis, syllables))
                 spoken.append(analysis.pitch[analysis.pitch > 0])
         tune = [note for part in score.parts if part.source == "vocals" for note in part.notes]
+        if np.median(voiced) < VOICED:
+            talk = _talk(bank, samples, rng).sing
+            assert talk is not None
+            return talk(score, frames, rng)
         if not clips or not tune:
             return Take(bus)
         # singers sit some way above their speaking voice
