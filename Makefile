@@ -29,6 +29,9 @@ clean:
 
 # An environment that works is kept, with the date of what it may be older than, so that nothing is
 # installed again. What a stopped `venv` or another Python left is made anew.
+ifneq ($(shell test -x $(BIN)/python && echo there),there)
+.PHONY: $(VENV)/venv.stamp
+endif
 $(VENV)/venv.stamp:
 	@if $(BIN)/python $(SUITS) && $(BIN)/python -m pip --version; then \
 		touch -r pyproject.toml $@; \

@@ -71,6 +71,8 @@ class Config(Mapping[str, Any]):
                 f"sources is the text {self.sources!r}; give a list of names, "
                 f"for example [{self.sources!r}]"
             )
+        if isinstance(self.sources, Mapping):
+            raise ValueError("sources is a mapping; a config is given as **config")
         if isinstance(self.sources, set | frozenset) or not isinstance(self.sources, Iterable):
             raise ValueError(
                 f"sources is {self.sources!r}; give a list of names, for example ['vocals']"

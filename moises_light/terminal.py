@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import errno
 import io
 import os
 import signal
@@ -14,6 +15,8 @@ from contextlib import contextmanager, suppress
 
 import torch
 from tqdm import tqdm
+
+_lost: list[str] = []  # why lines of what was asked for could not be written
 
 
 def say(text: str) -> None:
@@ -29,10 +32,15 @@ def say(text: str) -> None:
 
 
 def tell(text: str) -> None:
-    """A line of what was asked for; if nobody reads it any more, the work goes on all the same."""
+    """A line of what was asked for; if nobody reads it any more, the work goes on all the same.
+
+    What a full disk takes is told at the end, by `exit_code`.
+    """
     try:
         print(printable(text), flush=True)
-    except OSError:  # a pipe that was closed, or a terminal that is gone
+    except OSError as error:  # a pipe that was closed, a terminal that is gone, or a full disk
+        if error.errno == errno.ENOSPC:
+            _lost.append(one_line(error))
         sys.stdout = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115
 
 
@@ -71,10 +79,15 @@ def exit_code(run: Callable[[], int | None], name: str = "error") -> int:
     for stream in (sys.stdout, sys.stderr):  # names of songs hold letters that not all encodings do
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
+    _lost.clear()
     try:
-        return _exit_code(run, name)
+        code = _exit_code(run, name)
     finally:
         _is_read()
+    if _lost and not code:
+        say(f"{name}: what was to be printed could not be written: {_lost[0]}")
+        return 2
+    return code
 
 
 def _is_read() -> bool:

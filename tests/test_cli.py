@@ -550,6 +550,20 @@ def test_a_table_that_nobody_reads_is_no_error(at_once: bool) -> None:
     assert (done.returncode, done.stderr) == (0, "")
 
 
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a disk that is always full")
+def test_a_table_that_a_full_disk_takes_is_an_error() -> None:
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(
+            [sys.executable, "-m", "moises_light", "presets"],
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+    assert done.returncode == 2
+    assert "could not be written" in done.stderr
+    assert len(done.stderr.splitlines()) == 1
+
+
 def test_a_home_that_is_not_there_is_one_sentence(capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["presets", "--checkpoints", "~nobody9/x"]) == 2
     said = capsys.readouterr().err.replace(os.sep, "/")

@@ -309,7 +309,19 @@ def test_an_album_may_be_named_like_a_stem(tmp_path, caplog):
     assert all(set(song.files) <= {"vocals", "drums"} for _, song in found)
     assert all(len(files) == 1 for _, song in found for files in song.files.values())
     assert not caplog.text
-    # what lies in a stem's own folder are its parts
+    # what lies in a stem's own folder are its parts, also where they are of two kinds
+    for kind, parts in (
+        ("vocals", ("vocals", "mix")),
+        ("other", ("strings", "percussion", "other")),
+    ):
+        make_song(tmp_path / "parts" / kind, dict.fromkeys(parts, 100.0))
+    make_song(tmp_path / "parts", {"drums": 100.0})
+    ((_, song),) = songs.find_songs(tmp_path / "parts")
+    assert {source: len(files) for source, files in song.files.items()} == {
+        "drums": 1,
+        "vocals": 2,
+        "other": 3,
+    }
     make_song(tmp_path / "finer" / "guitar", {"strings": 100.0, "piano": 200.0})
     make_song(tmp_path / "finer" / "bass", {"bass": 50.0})
     ((_, song),) = songs.find_songs(tmp_path / "finer")

@@ -440,6 +440,7 @@ def test_the_network_can_be_exported() -> None:
         ({"sources": []}, "sources is empty"),
         ({"sources": 4}, "sources is 4; give a list of names"),
         ({"sources": "vocals"}, "give a list of names"),
+        ({"sources": Config()}, "sources is a mapping; a config is given as **config"),
         ({"sources": ["bass", "bass"]}, "names one source twice"),
         ({"n_enc": 0}, "n_enc=0; it must be a whole number >= 1"),
         ({"G": 8.0}, "G=8.0; it must be a whole number >= 1"),

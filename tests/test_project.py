@@ -338,6 +338,8 @@ def test_make_takes_a_python_that_suits_and_repairs_what_does_not(tmp_path: Path
     assert not (tmp_path / ".venv").exists()
     assert make("suits") == (0, "", ["venv", "pip"])
     assert make("suits") == (0, "", [])
+    (tmp_path / ".venv" / "bin" / "python").unlink()  # as where it led to a Python that is gone
+    assert make("suits") == (0, "", ["venv", "pip"])
     (tmp_path / ".venv" / "venv.stamp").unlink()  # as an environment of before has none
     assert make("too-new") == (0, "", [])
     for broken in ("too-new", "no-pip"):

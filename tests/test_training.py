@@ -981,6 +981,17 @@ def test_the_commit_is_of_the_code_and_of_no_repository_round_it(
     assert training_cli._commit() == git("rev-parse", "HEAD")
     code.write_text("2\n")
     assert training_cli._commit() == git("rev-parse", "HEAD") + "-dirty"
+    # so is code beside it
+    package = tmp_path / "package" / "training"
+    package.mkdir(parents=True)
+    for path in (package / "cli.py", package.parent / "model.py"):
+        path.write_text("1\n")
+    git("add", ".")
+    git("commit", "-q", "-m", "a package")
+    monkeypatch.setattr(training_cli, "__file__", str(package / "cli.py"))
+    assert training_cli._commit() == git("rev-parse", "HEAD")
+    (package.parent / "model.py").write_text("2\n")
+    assert training_cli._commit().endswith("-dirty")
 
 
 def test_evaluate_makes_the_folder_of_its_rows(tmp_path: Path) -> None:

@@ -242,7 +242,7 @@ def _commit() -> str:
         # installed below somebody's repository, it is no part of that
         git("ls-files", "--error-unmatch", here.name)
         commit = git("rev-parse", "HEAD")
-        changed = git("status", "--porcelain", "--untracked-files=no", "--", ".")
+        changed = git("status", "--porcelain", "--untracked-files=no", "--", ":/*.py")
     except (OSError, subprocess.SubprocessError):
         return ""
     return f"{commit}-dirty" if changed else commit

@@ -77,14 +77,23 @@ def _visible(paths: Iterable[Path], folder: Path) -> list[Path]:
 
 
 def _is_song(folder: Path) -> bool:
-    """Whether stems of a song, and no parts of one stem, lie in a folder itself."""
-    names = {
-        e.name if e.is_dir() else e.stem
-        for e in _visible(folder.iterdir(), folder)
-        if e.is_dir() or e.suffix.lower() in AUDIO
-    }
+    """Whether the stems of a song lie in a folder itself, and not the parts of one stem.
+
+    Strings, percussion and piano in a folder named `other` are parts; in a folder named `Organ`,
+    vocals and drums are not.
+    """
+    entries = _visible(folder.iterdir(), folder)
+    names = [e.name if e.is_dir() else e.stem for e in entries]
+    names = [n for n, e in zip(names, entries, strict=True) if e.is_dir() or _is_audio(e)]
     sources = {source_of(name) for name in names} - {None}
-    return len(sources) > 1 or (bool(sources) and any(name.lower() in MIXTURE for name in names))
+    own = source_of(folder.name) in sources
+    return len(sources) > 1 + own or (
+        len(sources) > own and any(name.lower() in MIXTURE for name in names)
+    )
+
+
+def _is_audio(path: Path) -> bool:
+    return path.suffix.lower() in AUDIO
 
 
 def _holds_songs(folder: Path) -> bool:

@@ -566,7 +566,6 @@ def _wire_song(
             concurrency_id="decode",
             show_progress_on=[source],
             api_visibility="private",
-            cancels=[late],
         )
         for over in (read.success, read.failure):
             over(lambda: None, None, source, **QUIET)
@@ -576,15 +575,17 @@ def _wire_song(
     def bring_example(preset: str, device: str, extent: str, request: gr.Request) -> list[Any]:
         return arrive(str(EXAMPLE), preset, device, extent, request, "example")
 
-    desk["example"].click(
+    brought = desk["example"].click(
         bring_example,
         settings,
         arrival,
         concurrency_limit=4,
         concurrency_id="decode",
-        cancels=[late],
         **QUIET,
-    ).success(*quoting, queue=False, **QUIET)
+    )
+    brought.success(*quoting, queue=False, **QUIET)
+    # not at the click: what is dropped may be no song
+    token.change(None, cancels=[late])
     desk["recorder"].click(lambda: gr.update(visible=True), None, record, queue=False, **QUIET)
     # what was measured since the page was built, and what a link or an address brought
     gr.on(

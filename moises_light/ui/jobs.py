@@ -24,6 +24,7 @@ import threading
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -565,11 +566,8 @@ def sweep(root: Path, max_age: float, keep_free: int = 0, now: float | None = No
     def short() -> bool:
         return shutil.disk_usage(root).free < keep_free
 
-    for folder in sorted(root.glob("*/exports/*"), key=last_touched):
-        if short() and now - last_touched(folder) > IN_USE:
-            before = folder.parent.stat()
-            shutil.rmtree(folder, ignore_errors=True)
-            os.utime(folder.parent, ns=(before.st_atime_ns, before.st_mtime_ns))  # nobody's touch
+    with suppress(FileNotFoundError):  # another visitor's upload sweeps, too
+        _sweep_exports(root, now, short)
     open_pages = [entry for entry in aged if now - entry[0] <= OPEN]
     for touched, entry in [e for e in aged if e not in open_pages] + open_pages:
         if now - touched > max_age or (short() and now - touched > IN_USE):
@@ -579,6 +577,15 @@ def sweep(root: Path, max_age: float, keep_free: int = 0, now: float | None = No
                 entry.unlink(missing_ok=True)
             gone += 1
     return gone
+
+
+def _sweep_exports(root: Path, now: float, short: Callable[[], bool]) -> None:
+    """Delete what was written to be taken away, the oldest first, while the disk is full."""
+    for folder in sorted(root.glob("*/exports/*"), key=last_touched):
+        if short() and now - last_touched(folder) > IN_USE:
+            before = folder.parent.stat()
+            shutil.rmtree(folder, ignore_errors=True)
+            os.utime(folder.parent, ns=(before.st_atime_ns, before.st_mtime_ns))  # nobody's touch
 
 
 def last_touched(entry: Path) -> float:

@@ -58,14 +58,14 @@ if (devices && devices.getUserMedia && !devices.asIs) {
 }
 
 // Gradio's upload field says its own words, anew whenever it is emptied; ours are in the style sheet.
-const OURS = 'Drop a song, or choose a file', SENT = 'Your song is on its way …';
+const OURS = 'Drop a song, or choose a file', SENT = 'Your song is on its way …', INVITATION = 'Drop a song anywhere on this page';
 setInterval(() => {
   // the field goes while a song is sent and read, and the page should not ask for another one
   const invite = element.querySelector('.ml-invite'), sent = !!document.querySelector('#song') && !files();
-  if (!value && sent !== (invite.dataset.sent === '1') && (sent || invite.textContent === SENT)) {
+  if (sent !== (invite.dataset.sent === '1')) {
     invite.dataset.sent = sent ? '1' : '';
-    if (sent || invite.textContent === SENT) invite.textContent = sent ? SENT : 'Drop a song anywhere on this page';
-    tell(invite.textContent);
+    const words = sent ? SENT : invite.textContent === SENT ? INVITATION : '';
+    if (!value && words) { invite.textContent = words; tell(words); }
   }
   const field = document.querySelector('#song button[aria-label]');
   if (!field || field.ariaLabel === OURS || !field.querySelector('.wrap')) return;

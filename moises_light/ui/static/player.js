@@ -151,7 +151,7 @@ async function wave(key, url, width, n, serial) {
   w.busy = false;
   if (w.loaded < w.wanted && waves[key] === w) {
     w.failures = (w.failures || 0) + 1;
-    if (w.failures < 8) w.again = setTimeout(() => wave(key, url, width, w.wanted, serial), Math.min(30000, 500 * 2 ** w.failures));
+    if (w.failures < 8) w.again = setTimeout(() => waves[key] === w && wave(key, url, width, w.wanted, serial), Math.min(30000, 500 * 2 ** w.failures));
   }
 }
 

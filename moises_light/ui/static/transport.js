@@ -312,7 +312,11 @@ class Transport {
   // What is heard now: headphones without a wire may be a quarter of a second behind.
   heardAt() {
     const t = this.now(), lag = this.playing && this.context ? Math.min(0.5, this.context.outputLatency || 0) : 0;
-    return Math.max(t - lag, this.loop && t >= this.loop[0] ? this.loop[0] : 0);
+    const heard = t - lag, [from, to] = this.loop || [0, 0];
+    if (!this.loop || t < from || heard >= from) return Math.max(0, heard);
+    // the loop has just come round, and its end is still heard
+    const round = this.pieces.some((piece) => piece.run === this.run && piece.enters && this.context.currentTime >= piece.when);
+    return round ? Math.max(from, to - (from - heard)) : from;
   }
 
   // ---- transport ------------------------------------------------------------------------------
