@@ -1208,6 +1208,7 @@ def test_views_come_when_they_are_opened_and_a_click_seeks(
     page.get_by_role("radio", name="Masks").click()
     page.wait_for_function("document.querySelectorAll('#view .js-plotly-plot .hm').length === 4")
     assert "14.7 kHz" in page.inner_text("#view")
+    page.locator("#view .js-plotly-plot").scroll_into_view_if_needed()
     box = page.locator("#view .js-plotly-plot").bounding_box()
     axis = page.evaluate(
         "(() => { const x = document.querySelector('#view .js-plotly-plot')._fullLayout.xaxis;"
