@@ -65,7 +65,7 @@ def si_sdr(reference: Tensor, estimate: Tensor) -> Tensor:
     level = torch.where((wanted > 0) & (found > 0), wanted / found, 1.0).sqrt()
     estimate = estimate * level[..., None, None].to(estimate)
     dot = (reference * estimate).sum((-2, -1), dtype=torch.float64)
-    scale = dot / (_energy(reference) + EPSILON)
+    scale = dot / (wanted + EPSILON)
     target = reference * scale[..., None, None].to(reference)
     return _decibels(target, target - estimate)
 

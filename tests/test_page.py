@@ -231,6 +231,13 @@ def separate(page: Any, path: Path) -> None:
     wait(page, "s.phase === 'finished'")
 
 
+def duplicated(page: Any) -> Any:
+    """A second tab, with a copy of what this one keeps."""
+    with page.expect_popup() as opened:
+        page.evaluate("window.open(location.href)")
+    return opened.value
+
+
 def tab(page: Any, name: str) -> None:
     page.get_by_role("tab", name=name, exact=True).click()
 
@@ -653,9 +660,7 @@ def test_who_comes_with_another_song_gets_no_late_one(
     monkeypatch.setattr(handlers, "PATIENCE", 12.0)
     page = visit()
     begin(page, song)
-    with page.expect_popup() as opened:
-        page.evaluate("window.open(location.href)")
-    second = opened.value
+    second = duplicated(page)
     second.wait_for_function(
         "document.querySelector('.ml-invite')?.textContent.startsWith('Fetch')"
     )
@@ -801,9 +806,7 @@ def test_a_second_tab_leaves_the_first_ones_run_alone(
     monkeypatch.setattr(handlers, "PATIENCE", 0.5)
     page = visit()
     begin(page, song)
-    with page.expect_popup() as opened:  # with a copy of what this tab keeps
-        page.evaluate("window.open(location.href)")
-    second = opened.value
+    second = duplicated(page)
     second.wait_for_function("window.studio && window.studio.state().phase === 'ready'")
     assert "in another tab" in second.inner_text(".ml-status")
     monkeypatch.setattr(ByFrequency, "pause", 0.0)

@@ -20,6 +20,7 @@ import torch
 from scipy import fft
 
 from moises_light.config import SOURCES
+from moises_light.separation import is_mono
 from moises_light.training.augment import (
     Shape,
     codecs,
@@ -63,9 +64,6 @@ LOUDER = 12.0
 
 REGISTER = (200, 2000)
 """Hz between which voices have most of their energy."""
-
-MONO = 10 ** (-50 / 20)
-"""Sides of a piece beside its middle, up to which it is mono."""
 
 BRIGHT = ("vocals", "other")
 """Sources of which `MixingConfig.bright` raises the highs."""
@@ -182,11 +180,6 @@ def _register(piece: np.ndarray) -> float:
     spectrum = fft.rfft(piece)
     low, high = (round(hertz * piece.shape[-1] / SAMPLE_RATE) for hertz in REGISTER)
     return 2 * float(np.square(np.abs(spectrum[:, low:high])).sum()) / piece.shape[-1] ** 2
-
-
-def _is_mono(piece: np.ndarray) -> bool:
-    middle, side = (float(np.square(x).sum()) for x in (piece[0] + piece[1], piece[0] - piece[1]))
-    return side <= MONO**2 * middle
 
 
 def _voice_level(track: Track) -> float:
@@ -489,7 +482,7 @@ class MixtureDataset:
         n, margin = piece_frame(length, speed)
         piece = self.corpus.read(track, source, start - margin, n)
         room = 0.04 if source in ("bass", BACKING) else 0.15
-        if source == BACKING and _is_mono(piece):
+        if source == BACKING and is_mono(torch.from_numpy(piece)):
             room = self.config.roomy
         growl = source == "bass" and rng.random() < self.config.growl
         if growl:

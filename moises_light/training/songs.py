@@ -119,9 +119,9 @@ def find_song(folder: Path) -> Song | None:
             continue
         if entry.is_dir():
             below = _visible(entry.rglob("*"), entry)
-            inside = [path for path in below if path.suffix.lower() in AUDIO]
+            inside = [path for path in below if _is_audio(path)]
         else:
-            inside = [entry] if entry.suffix.lower() in AUDIO else []
+            inside = [entry] if _is_audio(entry) else []
         name = entry.stem if entry.is_file() else entry.name
         source = source_of(name)
         if of_moisesdb:
@@ -232,7 +232,7 @@ def read_mixture(path: Path, song: Song) -> np.ndarray | None:
     if not song.files:
         return read_stream(path, 0)
     for file in _visible(path.iterdir(), path):
-        if file.stem.lower() in MIXTURE and file.suffix.lower() in AUDIO:
+        if file.stem.lower() in MIXTURE and _is_audio(file):
             return _load(file, _log.warning)
     return None
 

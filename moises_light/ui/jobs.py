@@ -568,8 +568,8 @@ def sweep(root: Path, max_age: float, keep_free: int = 0, now: float | None = No
 
     with suppress(FileNotFoundError):  # another visitor's upload sweeps, too
         _sweep_exports(root, now, short)
-    open_pages = [entry for entry in aged if now - entry[0] <= OPEN]
-    for touched, entry in [e for e in aged if e not in open_pages] + open_pages:
+    aged.sort(key=lambda pair: now - pair[0] <= OPEN)  # what no page shows first
+    for touched, entry in aged:
         if now - touched > max_age or (short() and now - touched > IN_USE):
             if entry.is_dir():
                 shutil.rmtree(entry, ignore_errors=True)

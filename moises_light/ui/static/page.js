@@ -58,7 +58,7 @@ if (devices && devices.getUserMedia && !devices.asIs) {
 }
 
 // Gradio's upload field says its own words, anew whenever it is emptied; ours are in the style sheet.
-const OURS = 'Drop a song, or choose a file', SENT = 'Your song is on its way …', INVITATION = 'Drop a song anywhere on this page';
+const OURS = 'Drop a song, or choose a file', SENT = 'Your song is on its way …';
 setInterval(() => {
   // the field goes while a song is sent and read, and the page should not ask for another one
   const invite = element.querySelector('.ml-invite'), sent = !!document.querySelector('#song') && !files();

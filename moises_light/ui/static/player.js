@@ -11,6 +11,7 @@ const decibel = (v) => v <= 0 ? 'silent' : `${(20 * Math.log10(gainOf(v))).toFix
 const address = (path) => ((window.gradio_config && window.gradio_config.root) || '') + path;
 const press = (id) => { const e = document.querySelector(id); if (e) (e.matches('button') ? e : e.querySelector('button, input') || e).click(); };
 
+const INVITATION = 'Drop a song anywhere on this page';
 const stage = () => document.querySelector('#ml-studio') || document.body;
 
 let value = null, faders = {}, stems = [], chosen = false, blind = null, dirty = true, ratios = {};
@@ -29,7 +30,7 @@ transport.loopOff = () => { transport.loop = null; };
 function load(next) {
   const opening = next && 'opening' in next ? next : null;
   if (opening) { next = null; linked = opening.opening ? 'next' : null; }
-  $('.ml-invite').textContent = opening ? (opening.opening || opening.trouble) : 'Drop a song anywhere on this page';
+  $('.ml-invite').textContent = opening ? (opening.opening || opening.trouble) : INVITATION;
   $('.ml-hint').hidden = $('.ml-actions').hidden = !!(opening && opening.opening);
   root.dataset.trouble = opening && opening.trouble ? '1' : '';
   const other = !next || !value || next.token !== value.token || next.start !== value.start || next.frames !== value.frames;
@@ -529,10 +530,10 @@ function key(event) {
   // what chooses keeps the keys that choose, but not Space where that would choose what is chosen
   const done = tick ? target.type === 'radio' && target.checked : flap && flap.getAttribute('aria-selected') === 'true';
   if ((tick && target.type === 'radio' && k.length > 1) || ((tick || flap) && k === ' ' && !done)) return;
-  const digit = /^Digit([1-4])$/.exec(event.code), pressed = flap || tag === 'BUTTON' || tag === 'A' || tag === 'SUMMARY';
-  if (event.repeat && !k.startsWith('Arrow')) { if (k === ' ' && !pressed) event.preventDefault(); return; }
+  const digit = /^Digit([1-4])$/.exec(event.code), pressed = tag === 'BUTTON' || tag === 'A' || tag === 'SUMMARY';
+  if (event.repeat && !k.startsWith('Arrow')) { if (k === ' ' && !flap && !pressed) event.preventDefault(); return; }
   const step = event.shiftKey ? 0.1 : 5;
-  if (k === ' ') { if (!flap && (tag === 'BUTTON' || tag === 'A' || tag === 'SUMMARY')) return; transport.playing ? transport.pause() : transport.play(); }
+  if (k === ' ') { if (!flap && pressed) return; transport.playing ? transport.pause() : transport.play(); }
   else if (k === 'ArrowRight' && !range) transport.seek(transport.now() + step);
   else if (k === 'ArrowLeft' && !range) transport.seek(transport.now() - step);
   else if (k === 'ArrowUp' && place) transport.seek(transport.now() + 1);
