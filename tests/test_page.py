@@ -5,6 +5,7 @@ test opens a page of its own; the server is shared, and restarted where a test i
 Set `MOISES_LIGHT_SCREENSHOTS` to a folder to look at the page afterwards.
 """
 
+import base64
 import os
 import re
 import time
@@ -612,6 +613,116 @@ def test_a_loop_drawn_while_nothing_plays_is_what_is_played(
     assert now["position"] == now["loop"][0] == pytest.approx(4, abs=0.2)
     page.click(".ml-play")
     wait(page, "s.playing && s.position > 4.2 && s.position < 6.2")
+
+
+def joined(page: Any, *decks: str) -> list[np.ndarray]:
+    """What is scheduled of decks from the first piece on, `[S, L]` each, their first channels."""
+    encoded = page.evaluate(
+        """(decks) => decks.map((key) => {
+          const t = window.studio.transport, parts = t.pieces.map((p) => p.nodes.get(key));
+          return t.decks.get(key).stems.map((_, s) => parts.map((nodes) => {
+            const bytes = new Uint8Array(nodes[s].node.buffer.getChannelData(0).slice().buffer);
+            let text = '';
+            for (let i = 0; i < bytes.length; i += 8192)
+              text += String.fromCharCode(...bytes.subarray(i, i + 8192));
+            return btoa(text);
+          }));
+        })""",
+        list(decks),
+    )
+    sound = [[b"".join(map(base64.b64decode, stem)) for stem in deck] for deck in encoded]
+    return [np.stack([np.frombuffer(stem, np.float32) for stem in deck]) for deck in sound]
+
+
+@pytest.mark.parametrize(("speed", "key"), [(0.5, 0), (1, 3), (0.75, -2), (1.25, 0)])
+def test_speed_and_key_are_independent(
+    visit: Callable[..., Any], song: Path, speed: float, key: int
+) -> None:
+    page = visit()
+    separate(page, song)
+    # where the bass alone is heard, its period decides where frames meet
+    page.get_by_role("button", name="Solo bass").click()
+    page.select_option(".ml-key", str(key))
+    page.select_option(".ml-speed", str(speed))
+    page.evaluate("window.studio.seek(3)")
+    page.click(".ml-play")
+    wait(page, "s.level > 0.05 && s.scheduled > 8")
+    look(page, f"speed-{speed}-key-{key}")
+    (t0, at0), (t1, at1) = (
+        page.evaluate("(() => { const s = window.studio.state(); return [s.time, s.position]; })()")
+        for _ in (0, page.wait_for_timeout(1500))
+    )
+    assert at1 - at0 == pytest.approx(speed * (t1 - t0), rel=1e-6)
+    pieces = page.evaluate(
+        "window.studio.transport.pieces.map((p) => [p.from, p.length, p.when, p.lasts])"
+    )
+    for (from_, length, when, lasts), (next_from, _, next_when, _) in pairwise(pieces):
+        assert lasts == pytest.approx(length / speed, abs=1 / RATE)
+        assert (next_from, next_when) == pytest.approx((from_ + length, when + lasts), abs=1e-6)
+    sound = joined(page, "a")[0][SOURCES.index("bass")]
+    assert len(sound) == sum(round(lasts * RATE) for *_, lasts in pieces)
+    hertz = PITCHES["bass"] * 2 ** (key / 12)
+    spectrum = np.abs(np.fft.rfft(sound * np.hanning(len(sound)), 4 * len(sound)))
+    assert np.argmax(spectrum) * RATE / (4 * len(sound)) == pytest.approx(hertz, rel=0.01)
+    # neither a hole nor a click, least of all where pieces meet
+    periods = sound[: len(sound) // 1470 * 1470].reshape(-1, 1470)
+    assert np.abs(periods).max(1) == pytest.approx(LEVELS["bass"], rel=0.1)
+    bend = LEVELS["bass"] * (2 * np.pi * hertz / RATE) ** 2
+    assert np.abs(np.diff(sound, 2)).max() < 3 * bend + 4 / 32768
+    page.select_option(".ml-key", "0")
+    page.select_option(".ml-speed", "1")
+    page.evaluate(
+        "(() => { const t = window.studio.transport; t.pause(); t.seek(3); t.play(); })()"
+    )
+    page.wait_for_function("window.studio.transport.pieces.some((p) => p.nodes.has('a'))")
+    assert page.evaluate("window.studio.transport.pieces.every((p) => !p.path)"), "bit by bit"
+
+
+def test_stems_and_presets_stay_together_at_any_speed(
+    visit: Callable[..., Any], song: Path
+) -> None:
+    """Each frame is read at the same place from all of them: what agrees leaves no difference."""
+    page = visit()
+    separate(page, song)
+    tab(page, "Compare")
+    page.click("#go-b")
+    wait(page, "s.ready.b === 882000 && s.phase === 'finished'")
+    page.select_option(".ml-speed", "0.7")
+    page.click(".ml-deck[data-key=diff]")
+    page.click(".ml-play")
+    page.wait_for_function(
+        "(() => { const { pieces } = window.studio.transport; return pieces.length > 2 &&"
+        " pieces.every((p) => ['a', 'b'].every((key) => p.nodes.get(key)?.length === 4)); })()"
+    )
+    a, b = joined(page, "a", "b")
+    same = [SOURCES.index("drums"), SOURCES.index("other")]
+    assert np.abs(a[same]).max() > 0.04
+    assert np.abs(a[same] - b[same]).max() < 2e-4, "two networks' rounding to 16 bits"
+
+
+def test_a_loop_comes_round_when_it_is_slow(visit: Callable[..., Any], song: Path) -> None:
+    page = visit()
+    separate(page, song)
+    page.evaluate("window.studio.transport.setLoop([5, 6])")
+    page.select_option(".ml-speed", "0.5")
+    page.click(".ml-play")
+    wait(page, "s.level > 0.05")
+    places = []
+    for _ in range(30):
+        places.append(state(page)["position"])
+        page.wait_for_timeout(100)
+    assert 4.99 <= min(places) <= max(places) <= 6.01
+    assert any(b < a for a, b in pairwise(places)), "it came round"
+    page.click("body", position={"x": 3, "y": 3})
+    page.keyboard.press(">")
+    assert state(page)["speed"] == 0.6
+    page.reload()
+    page.wait_for_function("window.studio && window.studio.state().ready.a === 882000")
+    now = state(page)
+    assert (now["speed"], now["key"], now["loop"]) == (0.6, 0, [5, 6]), "kept"
+    page.set_input_files("#song input[type=file]", song)
+    wait(page, "s.phase === 'ready'")
+    assert state(page)["speed"] == 1, "another song begins as it is"
 
 
 def test_a_song_is_still_there_after_the_page_was_loaded_anew(
@@ -1418,7 +1529,7 @@ def test_what_is_heard_is_behind_what_is_played_by_the_outputs_latency(
 ) -> None:
     heard = """([enters, at, loop]) => {
       const t = Object.create(Object.getPrototypeOf(window.studio.transport));
-      Object.assign(t, {playing: true, rate: 44100, run: 1, loop, position: 0});
+      Object.assign(t, {playing: true, rate: 44100, run: 1, loop, position: 0, speed: 1});
       t.context = {currentTime: 100, outputLatency: 0.25};
       t.pieces = [{run: 1, enters, from: 20, when: 100 - (at - 20), length: 2}];
       return t.heardAt();

@@ -14,7 +14,7 @@ from moises_light.ui.engine import label_of
 from moises_light.ui.words import facts
 
 STATIC = Path(__file__).parent / "static"
-SCRIPTS = ("transport.js", "blind.js", "player.js", "views.js", "page.js")
+SCRIPTS = ("stretch.js", "transport.js", "blind.js", "player.js", "views.js", "page.js")
 
 
 def stem_player(**kwargs: Any) -> gr.HTML:

@@ -37,7 +37,7 @@ function load(next) {
   const back = other && next && (value ? sameSong(next) && moment() : keptMoment(next.token));
   if (opening) tell($('.ml-invite').textContent);
   value = next;
-  if (other) { transport.reset(); waves = {}; chosen = false; fetching.clear(); endBlind(); }
+  if (other) { transport.reset(); setPace(1, 0); waves = {}; chosen = false; fetching.clear(); endBlind(); }
   root.dataset.phase = next ? next.phase : 'empty';
   stage().dataset.stage = next ? (next.takes.some((take) => take.ready) ? 'result' : 'song') : 'empty';
   if (!next) { stems = []; face(); return; }
@@ -81,7 +81,7 @@ function load(next) {
 const sameSong = (next) => next.phase !== 'ready' && next.name === value.name && next.songFrames === value.songFrames;
 function moment() {
   const base = value.start / value.rate;
-  return {playing: transport.playing, at: base + transport.now(), loop: transport.loop && transport.loop.map((t) => base + t)};
+  return {playing: transport.playing, at: base + transport.now(), loop: transport.loop && transport.loop.map((t) => base + t), speed: transport.speed, key: transport.key};
 }
 // Nor does a page that is loaded anew, as phones do with tabs in the background, cost a mix.
 function keepMoment() {
@@ -92,11 +92,12 @@ function keepMoment() {
 function keptMoment(token) {
   try { const kept = JSON.parse(sessionStorage.getItem('studio-moment')); return kept && kept.token === token ? kept : null; } catch { return null; }
 }
-function comeBack({playing, at, loop, faders: kept, active, chosen: was, master}) {
+function comeBack({playing, at, loop, speed: tempo, key, faders: kept, active, chosen: was, master}) {
   const base = value.start / value.rate, inside = (t) => t - base >= 0 && t - base <= transport.duration;
   for (const name of stems) if (kept && kept[name]) faders[name] = {mute: !!kept[name].mute, solo: !!kept[name].solo, level: Math.min(100, Math.max(0, +kept[name].level || 0))};
   if (master >= 0) { $('.ml-master-range').value = master; transport.setMaster(gainOf(master)); }
   if (was && (transport.decks.get(active)?.ready > 0 || (active === 'diff' && value.takes.length > 1))) { chosen = true; hear(active); }
+  setPace(tempo, key);
   if (loop && loop.every(inside)) transport.setLoop(loop.map((t) => t - base));
   if (inside(at)) { transport.seek(at - base); if (playing) transport.play(); }
   levels(); face();
@@ -318,6 +319,28 @@ function tellLoop() {
   $('.ml-said-loop').textContent = transport.loop ? `Loop from ${spoken(base + transport.loop[0])} to ${spoken(base + transport.loop[1])}` : 'Loop off';
 }
 
+// ---- speed and key ------------------------------------------------------------------------------
+const SPEEDS = [0.5, 0.6, 0.7, 0.75, 0.8, 0.85, 0.9, 0.95, 1, 1.1, 1.25];
+const speed = $('.ml-speed'), pitch = $('.ml-key');
+speed.replaceChildren(...SPEEDS.map((v) => new Option(`${Math.round(100 * v)} %`, v)));
+pitch.replaceChildren(...[...Array(13).keys()].map((v) => new Option(v === 6 ? '0' : v > 6 ? `+${v - 6}` : `−${6 - v}`, v - 6)));
+function setPace(tempo, key) {
+  speed.value = SPEEDS.includes(tempo) ? tempo : 1; pitch.value = Math.abs(key) <= 6 ? Math.round(key) : 0;
+  for (const [select, usual] of [[speed, 1], [pitch, 0]]) select.dataset.on = +select.value === usual ? '' : '1';
+  transport.setPace(+speed.value, +pitch.value);
+}
+function pace(step) {
+  setPace(SPEEDS[Math.min(SPEEDS.length - 1, Math.max(0, SPEEDS.indexOf(transport.speed) + step))], transport.key);
+  $('.ml-said-loop').textContent = `Speed ${Math.round(100 * transport.speed)} %`;
+}
+for (const select of [speed, pitch]) {
+  let clicked = false;
+  select.addEventListener('pointerdown', () => { clicked = true; });
+  select.addEventListener('keydown', () => { clicked = false; });
+  // after a click the next Space is for the music; who chooses by keys goes on choosing
+  select.onchange = () => { setPace(+speed.value, +pitch.value); if (clicked) select.blur(); };
+}
+
 // ---- compare ------------------------------------------------------------------------------------
 function buildCompare() {
   const box = $('.ml-compare'), both = value.takes.length > 1;
@@ -387,6 +410,7 @@ function face() {
   play.dataset.on = playing ? '1' : ''; play.setAttribute('aria-label', playing ? 'Pause' : 'Play');
   const seek = $('.ml-seek'); seek.max = d || 1; seek.disabled = !value;
   const master = $('.ml-master-range'); master.setAttribute('aria-valuetext', decibel(+master.value)); fill(master);
+  speed.disabled = pitch.disabled = !value;
   const loop = $('.ml-loop'); loop.setAttribute('aria-pressed', String(!!transport.loop)); loop.disabled = !value;
   stage().dataset.loop = transport.loop ? '1' : '';
   const base = value ? value.start / value.rate : 0;
@@ -543,6 +567,7 @@ function key(event) {
   else if (/^[aAbB]$/.test(k)) { const slot = k.toLowerCase(); const real = blind && !blind.revealed ? (slot === 'a' ? blind.x : blind.y) : slot; if (transport.decks.has(real)) choose(real); }
   else if (/^[oO]$/.test(k)) choose('o');
   else if (/^[lL]$/.test(k)) loopToggle();
+  else if (k === '<' || k === '>') pace(k === '>' ? 1 : -1);
   else if (k === '[') loopMark(false);
   else if (k === ']') loopMark(true);
   else if (k === 'Escape' && transport.loop) transport.setLoop(null);
@@ -592,7 +617,7 @@ window.studio = {
   now: () => transport.now() + (value ? value.start / value.rate : 0),
   state: () => ({
     phase: root.dataset.phase, playing: transport.playing, waiting: transport.waiting, position: transport.now(), duration: transport.duration,
-    limit: transport.limit, active: transport.active, loop: transport.loop, bytes: transport.bytes, error: transport.error,
+    limit: transport.limit, active: transport.active, loop: transport.loop, speed: transport.speed, key: transport.key, bytes: transport.bytes, error: transport.error,
     time: transport.context ? transport.context.currentTime : 0, clock: transport.context ? transport.context.state : 'none',
     level: transport.level(transport.meter), scheduled: transport.pieces.reduce((n, p) => n + [...p.nodes.values()].reduce((m, x) => m + x.length, 0), 0),
     levels: Object.fromEntries([...transport.decks].map(([k, d]) => [k, d.gains.map((x) => +x.gain.value.toFixed(3))])),

@@ -1,8 +1,9 @@
 // The clock: any number of decks (a song's stems by one preset, or the song itself) played from
-// growing 16-bit files, read in pieces of two seconds by HTTP Range, on one AudioContext.
-// Knows nothing of the page.
+// growing 16-bit files, read in pieces of two seconds by HTTP Range, on one AudioContext, at any
+// speed and in any key (stretch.js). Knows nothing of the page.
 //
-//   piece   a stretch of the song, `from` seconds in it, due at context time `when`
+//   piece   `length` seconds of the song, `from` seconds in it, due at context time `when`, where
+//           they last `lasts` seconds
 //   deck    {key, url, base, frames, ready, growing, stems, channels}; all decks share the pieces
 //   hot     a deck whose audio is fetched and scheduled, heard or not: switching to it has no gap
 const PIECE = 2, AHEAD = 6, FADE = 0.012;
@@ -20,6 +21,8 @@ class Transport {
     this.playing = false;
     this.waiting = false;        // playing, but the next piece is not there yet
     this.loop = null;            // [from, to] in seconds
+    this.speed = 1;              // seconds of the song in a second
+    this.key = 0;                // semitones
     this.master = 1;
     this.run = 0;                // grows with every jump, so that late answers are recognised
     this.pieces = [];
@@ -71,9 +74,13 @@ class Transport {
   heard() { return this.active === 'diff' ? ['a', 'b'] : [this.active]; }
   // how far the heard decks reach: nothing beyond it can be played yet
   get limit() {
-    const ends = this.heard().map((key) => this.decks.get(key)).filter(Boolean).map((deck) => deck.ready / this.rate);
+    const short = this.bent ? REACH : 0;
+    const ends = this.heard().map((key) => this.decks.get(key)).filter(Boolean).map((deck) => Math.max(0, deck.ready - (deck.growing ? short : 0)) / this.rate);
     return ends.length ? Math.min(...ends) : 0;
   }
+
+  get pitch() { return 2 ** (this.key / 12); }
+  get bent() { return this.speed !== 1 || this.key !== 0; }
 
   // where playback ends: a take that grows no more ends where it was stopped
   get end() {
@@ -212,28 +219,76 @@ class Transport {
   }
 
   async start(piece, deck, nodes) {
-    const buffers = await this.fetch(deck, piece.k).catch(() => null);
+    const near = await this.around(deck, piece.k, !!piece.path, piece.onward);
     // none or a part of it yet: more may be there when it is wanted again
-    const reach = buffers ? piece.k * PIECE + buffers[0].length / this.rate : 0;
+    const reach = near[1] ? piece.k * PIECE + near[1][0].length / this.rate : 0;
     if (reach < piece.from + piece.length - 1e-4) {
       if (piece.nodes.get(deck.key) === nodes) piece.nodes.delete(deck.key);
       return;
     }
     if (piece.run !== this.run || !deck.gains.length) return;
+    const buffers = piece.path ? deck.stems.map((_, s) => this.bend(piece, near, s)) : near[1];
     const late = Math.max(0, this.context.currentTime + 0.02 - piece.when);
-    if (late >= piece.length) return;
+    if (late >= piece.lasts) return;
     buffers.forEach((buffer, i) => {
       const node = this.context.createBufferSource(), gate = this.context.createGain();
       node.buffer = buffer; node.connect(gate); gate.connect(deck.gains[i]);
-      const offset = piece.from - piece.k * PIECE + late;
-      node.start(piece.when + late, offset, Math.max(0, piece.length - late));
+      const offset = (piece.path ? 0 : piece.from - piece.k * PIECE) + late;
+      node.start(piece.when + late, offset, Math.max(0, piece.lasts - late));
       // where a loop comes round, two moments meet that do not belong together
-      const {when, length} = piece, end = when + length, fade = Math.min(FADE, length / 4);
+      const {when, lasts} = piece, end = when + lasts, fade = Math.min(FADE, lasts / 4);
       if (piece.enters && !late) { gate.gain.setValueAtTime(0, when); gate.gain.linearRampToValueAtTime(1, when + fade); }
       if (piece.leaves) { gate.gain.setValueAtTime(1, end - fade); gate.gain.linearRampToValueAtTime(0, end); }
       node.onended = () => { node.disconnect(); gate.disconnect(); };
       nodes.push({node, gate});
     });
+  }
+
+  // ---- speed and key --------------------------------------------------------------------------
+  // The buffers of piece k, between those of its neighbours where a path may lead into them.
+  around(deck, k, bent, onward) {
+    const beside = (j) => bent && j >= 0 ? this.fetch(deck, j).catch(() => null) : null;
+    return Promise.all([onward ? beside(k - 1) : null, this.fetch(deck, k).catch(() => null), beside(k + 1)]);
+  }
+
+  // Samples of one channel from one place in the song to another, as stretch.js reads them.
+  reader(near, k, s, c) {
+    const piece = PIECE * this.rate;
+    return (from, to) => {
+      const out = new Float32Array(to - from);
+      near.forEach((buffers, i) => {
+        if (!buffers) return;
+        const base = (k + i - 1) * piece, data = buffers[s].getChannelData(c), first = Math.max(from, base), last = Math.min(to, base + data.length);
+        if (last > first) out.set(data.subarray(first - base, last - base), first - from);
+      });
+      return out;
+    };
+  }
+
+  // Where a piece's frames are read: what is heard decides, and all decks follow.
+  course(piece, before, near, deck) {
+    const loud = deck.levels.some((level) => level > 0), parts = [];
+    deck.levels.forEach((level, s) => { if (level > 0 || !loud) for (let c = 0; c < 2; c++) parts.push([loud ? level : 1, this.reader(near, piece.k, s, c)]); });
+    const mono = (from, to) => {
+      const sum = new Float32Array(to - from);
+      for (const [level, read] of parts) read(from, to).forEach((v, i) => { sum[i] += level * v; });
+      return sum;
+    };
+    return stretchPath(before, Math.round(piece.from * this.rate), Math.round(piece.lasts * this.rate), this.speed, this.pitch, mono);
+  }
+
+  bend(piece, near, s) {
+    const buffer = new AudioBuffer({numberOfChannels: 2, length: piece.path.length, sampleRate: this.rate});
+    for (let c = 0; c < 2; c++) buffer.copyToChannel(stretched(piece.path, this.pitch, this.reader(near, piece.k, s, c)), c);
+    return buffer;
+  }
+
+  setPace(speed, key) {
+    if (speed === this.speed && key === this.key) return;
+    const at = this.now();
+    this.speed = speed; this.key = key;
+    if (this.playing) this.jump(at);
+    this.onchange();
   }
 
   // Schedule what is due in the next seconds. Called by a timer, by new blocks and by jumps.
@@ -252,7 +307,7 @@ class Transport {
         if (to - from < (to < whole - 1e-4 ? 0.25 : 1e-4)) { this.setWaiting(true); break; }   // wait for more
         try {
           const load = (k) => Promise.all(this.heard().map((key) => this.decks.get(key)).map((deck) => deck && this.fetch(deck, k)));
-          await load(k);
+          await Promise.all([k, ...(this.bent ? [k + 1] : [])].map(load));
           // the connection is slow: one gap and then a few pieces, not a gap after each
           if (this.pieces.length && this.starved > 0) await Promise.all([k + 1, k + 2].map(load));
         } catch (problem) {
@@ -269,22 +324,29 @@ class Transport {
         if (run !== this.run) return;
         if (active !== this.active) continue;     // another deck, which may end elsewhere
         this.error = ''; this.failures = 0;
+        const {enters, path: before} = this.cursor, lasts = Math.round((to - from) * this.rate / this.speed) / this.rate;
+        const piece = {run, k, from, length: to - from, lasts, onward: !!before, enters, leaves: wrap, nodes: new Map()};
+        if (this.bent) {
+          const deck = this.decks.get(this.heard()[0]), near = await this.around(deck, k, true, piece.onward);
+          if (run !== this.run) return;
+          if (active !== this.active) continue;
+          piece.path = this.course(piece, before, near, deck);
+        }
         const grid = (t) => Math.ceil(t * this.rate) / this.rate;   // joins fall on whole samples
-        const when = Math.max(this.cursor.when, grid(this.context.currentTime + 0.04));
-        const piece = {run, k, from, when, length: to - from, enters: this.cursor.enters, leaves: wrap, nodes: new Map()};
+        const when = piece.when = Math.max(this.cursor.when, grid(this.context.currentTime + 0.04));
         // only now: a deck may have become hot meanwhile
         const decks = [...this.decks.values()].filter((deck) => deck.hot);
         for (const deck of decks) this.plug(deck);
         this.setMix(this.mix ?? {[this.active]: 1});
         this.pieces.push(piece);
         for (const deck of decks) this.attach(piece, deck);
-        this.cursor = {when: when + (to - from), from: wrap ? back : to, enters: wrap};
+        this.cursor = {when: when + lasts, from: wrap ? back : to, enters: wrap, path: wrap ? null : piece.path ?? null};
         this.setWaiting(false);
       }
     } finally { if (this.pumping === run) this.pumping = null; }
     const t = this.context.currentTime;
     this.position = this.now();    // where the playhead stands when nothing is left to play
-    this.pieces = this.pieces.filter((piece) => piece.when + piece.length > t - 1);
+    this.pieces = this.pieces.filter((piece) => piece.when + piece.lasts > t - 1);
     for (const deck of this.decks.values()) {
       if (this.steady || this.heard().includes(deck.key)) deck.heardAt = t;
       else if (t - (deck.heardAt ??= t) > COOL) { deck.hot = false; deck.heardAt = undefined; }
@@ -304,14 +366,14 @@ class Transport {
     const t = this.context.currentTime;
     let best = this.position;
     for (const piece of this.pieces) {
-      if (piece.run === this.run && t >= piece.when) best = piece.from + Math.min(piece.length, t - piece.when);
+      if (piece.run === this.run && t >= piece.when) best = piece.from + Math.min(piece.length, (t - piece.when) * this.speed);
     }
     return best;
   }
 
   // What is heard now: headphones without a wire may be a quarter of a second behind.
   heardAt() {
-    const t = this.now(), lag = this.playing && this.context ? Math.min(0.5, this.context.outputLatency || 0) : 0;
+    const t = this.now(), lag = this.playing && this.context ? this.speed * Math.min(0.5, this.context.outputLatency || 0) : 0;
     const heard = t - lag, [from, to] = this.loop || [0, 0];
     if (!this.loop || t < from || heard >= from) return Math.max(0, heard);
     // the loop has just come round, and its end is still heard
