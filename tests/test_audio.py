@@ -210,6 +210,44 @@ def test_a_file_that_changes_its_rate_comes_out_at_one(channels: int) -> None:
     assert sum(block.shape[1] for block in blocks) == pytest.approx(3 * RATE, abs=4)
 
 
+@pytest.mark.parametrize(("speed", "key"), [(0.5, 0), (1, 3), (0.75, -2), (1.25, 6), (0.5, 6)])
+@pytest.mark.parametrize("channels", [1, 2])
+def test_speed_and_key_are_independent(channels: int, speed: float, key: float) -> None:
+    hertz = 440 * 2 ** (key / 12)
+    tone = 0.3 * torch.sin(2 * torch.pi * 440 * torch.arange(5 * RATE + 77) / RATE)
+    given = torch.stack([tone, -0.5 * tone])[:channels]
+    read = torch.cat(list(audio.at_pace(given.split(1000, dim=1), RATE, speed, key)), dim=1)
+    assert read.shape == (channels, round(given.shape[1] / speed))
+    for c in range(1, channels):
+        torch.testing.assert_close(read[c], -0.5 * read[0], rtol=0, atol=1e-6)
+    peak = torch.fft.rfft(read[0] * torch.hann_window(read.shape[1])).abs().argmax()
+    assert float(peak) * RATE / read.shape[1] == pytest.approx(hertz, rel=1e-3)
+    # neither a hole nor a click until the last window
+    inside = read[0, 2000:-4000]
+    assert inside.unfold(0, 441, 441).amax(1).min() > 0.29
+    assert inside.diff(n=2).abs().max() < 1.5 * 0.3 * (2 * torch.pi * hertz / RATE) ** 2
+
+
+def test_a_click_stays_in_its_place_when_it_is_slow() -> None:
+    given = torch.zeros(1, 8 * RATE)
+    given[0, [2 * RATE, 6 * RATE]] = 1.0
+    read = torch.cat(list(audio.at_pace([given], RATE, 0.5)), dim=1)[0]
+    for seconds in (4, 12):
+        around = read[round((seconds - 0.06) * RATE) : round((seconds + 0.06) * RATE)]
+        assert around.abs().max() > 0.9
+
+
+def test_a_pace_that_cannot_be_is_told_and_none_changes_nothing() -> None:
+    given = torch.randn(2, 1000)
+    assert torch.equal(torch.cat(list(audio.at_pace(given.split(300, dim=1), RATE)), 1), given)
+    assert list(audio.at_pace([], RATE, 0.5)) == []
+    assert sum(b.shape[1] for b in audio.at_pace([given[:1, :10]], RATE, 0.5)) == 20
+    with pytest.raises(ValueError, match=r"speed of 0\.1; choose 0.25 to 4"):
+        list(audio.at_pace([given], RATE, 0.1))
+    with pytest.raises(ValueError, match="key 13 semitones higher; choose -12 to 12"):
+        list(audio.at_pace([given], RATE, 1.0, 13))
+
+
 def test_a_video_without_sound_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "clip.mp4"
     with av.open(str(path), "w") as container:

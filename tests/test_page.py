@@ -1608,6 +1608,23 @@ def test_a_loop_is_taken_away_alone(visit: Callable[..., Any], song: Path) -> No
     assert audio.load(download(page, "take-bass")).shape[-1] == 882000
 
 
+def test_a_mix_is_taken_away_as_it_is_heard(visit: Callable[..., Any], song: Path) -> None:
+    page = visit()
+    separate(page, song)
+    assert not page.locator("#as-heard").is_visible(), "it is heard as it is"
+    page.select_option(".ml-speed", "0.5")
+    assert audio.load(download(page, "take-karaoke")).shape[-1] == 882000
+    page.check("#as-heard input")
+    look(page, "take-away-slow")
+    path = download(page, "take-karaoke")
+    assert "-karaoke-50pc-" in suggested(path)
+    assert audio.load(path).shape[-1] == 2 * 882000
+    assert audio.load(download(page, "take-bass")).shape[-1] == 882000
+    page.select_option(".ml-speed", "1")
+    assert not page.locator("#as-heard").is_visible()
+    assert audio.load(download(page, "take-karaoke")).shape[-1] == 882000
+
+
 def test_a_shared_link_opens_elsewhere_after_a_restart_until_it_is_deleted(
     visit: Callable[..., Any], song: Path, server: Server
 ) -> None:

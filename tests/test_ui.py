@@ -453,6 +453,30 @@ def test_a_loop_can_be_taken_away_alone(song: jobs.Song) -> None:
     assert whole.path.is_file()
 
 
+def test_a_mix_is_taken_away_at_its_speed_and_in_its_key(song: jobs.Song) -> None:
+    take = separated(song)
+    played = export.pace_of([0.75, -2])
+    as_it_is = export.write(song, take, "karaoke", "wav32f")
+    slow = export.write(song, take, "karaoke", "wav32f", pace=played)
+    assert "-karaoke-75pc-down2-" in slow.path.name
+    assert slow.path != as_it_is.path
+    assert audio.load(slow.path).shape[1] == round(take.ready / 0.75)
+    part = export.loop_of(take, [0.25, 0.75])
+    loop = export.write(song, take, "mix", "flac", {"bass": 0.5}, part, export.pace_of([1, 3]))
+    assert "-mix-from-0.25s-up3-" in loop.path.name
+    assert audio.load(loop.path).shape[1] == part.frames
+    # stems are for what is mixed elsewhere
+    stem = export.write(song, take, "bass", "wav32f", pace=played).path
+    assert stem == export.write(song, take, "bass", "wav32f").path
+
+
+@pytest.mark.parametrize("pace", ["fast", [1], [0.1, 0], [1, 7], [float("nan"), 0], [True, 0]])
+def test_a_speed_from_a_browser_is_checked(pace: object) -> None:
+    assert export.pace_of(None) == export.AS_IT_IS
+    with pytest.raises(ValueError, match="speed and key"):
+        export.pace_of(pace)
+
+
 def test_a_loop_that_nothing_is_separated_in_is_told(song: jobs.Song) -> None:
     take = separated(song)
     assert export.loop_of(take, None) is None

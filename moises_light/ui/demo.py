@@ -225,6 +225,9 @@ TAKE_AWAY = (
 )
 
 
+AS_HEARD = "Mix, karaoke and drumless at this speed and in this key"
+
+
 def _take_away_tab(studio: Studio, token: gr.Textbox) -> Parts:
     buttons: list[tuple[gr.Button, str]] = []
     with gr.Tab("Take away", id="away"):
@@ -253,8 +256,9 @@ def _take_away_tab(studio: Studio, token: gr.Textbox) -> Parts:
                     ("Drumless", "drumless", "take-drumless"),
                 ):
                     buttons.append((gr.Button(label, elem_id=hint, min_width=110), what))
-            # shown while the player loops, see studio.css
+            # shown while the player loops, or plays otherwise than the song is, see studio.css
             gr.Checkbox(False, label="Only the loop", elem_id="only-loop", container=False)
+            gr.Checkbox(False, label=AS_HEARD, elem_id="as-heard", container=False)
             note = gr.Markdown(TAKE_AWAY, elem_id="take-note", elem_classes="ml-small")
             wanted = gr.JSON(visible="hidden", label="What of it")
             file = gr.JSON(visible="hidden", label="File")
@@ -263,7 +267,8 @@ def _take_away_tab(studio: Studio, token: gr.Textbox) -> Parts:
         def write(song: str, slot: str, format: str, wanted: Any) -> tuple[dict[str, str], str]:
             wanted = wanted if isinstance(wanted, dict) else {}
             faders = wanted.get("faders") if what == "mix" else None
-            export = studio.export(song, slot, what, format, faders, wanted.get("loop"))
+            loop, pace = wanted.get("loop"), wanted.get("pace")
+            export = studio.export(song, slot, what, format, faders, loop, pace)
             name = export.path.name
             return (
                 {"url": address(export.path), "name": name},

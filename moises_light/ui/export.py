@@ -75,7 +75,47 @@ def loop_of(take: Take, loop: Any) -> Part | None:
     return Part(first, last - first)
 
 
-def file_name(song: Song, what: str, take: Take, extension: str, part: Part | None = None) -> str:
+@dataclass(frozen=True)
+class Pace:
+    """How a mix is played: `speed` times as fast, `key` semitones higher. "75pc-down2" in names."""
+
+    speed: float = 1.0
+    key: float = 0.0
+
+    def __str__(self) -> str:
+        parts = [f"{100 * self.speed:g}pc"] if self.speed != 1 else []
+        parts += [f"{'up' if self.key > 0 else 'down'}{abs(self.key):g}"] if self.key else []
+        return "-".join(parts)
+
+
+AS_IT_IS = Pace()
+
+
+def pace_of(pace: Any) -> Pace:
+    """What a browser plays at: `[speed, key]`, or `None` for a mix as it is.
+
+    Raises:
+        ValueError: if it is something else, or beyond what the page offers.
+    """
+    if pace is None:
+        return AS_IT_IS
+    fits = isinstance(pace, list) and len(pace) == 2
+    fits = fits and all(isinstance(v, int | float) and not isinstance(v, bool) for v in pace)
+    if not (fits and 0.5 <= pace[0] <= 1.25 and -6 <= pace[1] <= 6):
+        raise ValueError(
+            f"the speed and key {pace!r} are not [0.5 to 1.25, -6 to 6 semitones]; choose others"
+        )
+    return Pace(*map(float, pace))
+
+
+def file_name(
+    song: Song,
+    what: str,
+    take: Take,
+    extension: str,
+    part: Part | None = None,
+    pace: Pace = AS_IT_IS,
+) -> str:
     """`<song>-<what>-<preset>.<extension>`, safe on every system; a part tells where it begins.
 
     Letters of any script stay, with their marks; what file systems or shells take for their own
@@ -85,7 +125,8 @@ def file_name(song: Song, what: str, take: Take, extension: str, part: Part | No
     name = re.sub("\0+", "_", name).strip(" .")
     name = name.encode()[:NAME_BYTES].decode(errors="ignore").rstrip(" .")
     place = f"-from-{(take.start + part.first) / SAMPLE_RATE:.2f}s" if part else ""
-    return f"{name or 'song'}-{what}{place}-{take.preset}.{extension}"
+    played = f"-{pace}" if pace != AS_IT_IS else ""
+    return f"{name or 'song'}-{what}{place}{played}-{take.preset}.{extension}"
 
 
 def _is_plain(character: str) -> bool:
@@ -109,6 +150,7 @@ def write(
     format: str,
     faders: Mapping[str, float] | None = None,
     part: Part | None = None,
+    pace: Pace = AS_IT_IS,
 ) -> Export:
     """Write one file, or find it where it has been written before.
 
@@ -119,6 +161,7 @@ def write(
         format: one of `audio.FORMATS`.
         faders: for "mix", the gain of each stem.
         part: of the take, all of it if `None`; see `loop_of`.
+        pace: of a mix. Stems are always as they are, so that they stay together.
 
     Raises:
         ValueError: if there is no such stem, mix or format, or the take is empty.
@@ -130,14 +173,16 @@ def write(
     # and each mix, since two who opened the same link may want different ones
     own = format
     gains = checked_faders(take, faders) if what == "mix" else torch.zeros(0)
-    if what == "mix" or part:
-        key = f"{gains.tolist()} {part}"
+    if what != "mix" and what not in MIXES:
+        pace = AS_IT_IS
+    if what == "mix" or part or pace != AS_IT_IS:
+        key = f"{gains.tolist()} {part} {pace}"
         own = f"{format}-{hashlib.sha256(key.encode()).hexdigest()[:16]}"
     part, asked = part or Part(0, take.ready), part
     folder = song.folder / "exports" / f"{take.serial}-{take.ready}-{own}"
     folder.mkdir(parents=True, exist_ok=True)
     extension = audio.FORMATS[format]
-    if what == "mix" or asked:
+    if what == "mix" or asked or pace != AS_IT_IS:
         os.utime(folder)  # the newest, also where it was there before
         _make_way(folder)
     if what == "all":
@@ -147,17 +192,18 @@ def write(
         gain = audio.clip_gain(max(take.peak), format)
         blocks = _stem(song, take, take.sources.index(what), part)
     elif what in MIXES and MIXES[what] in take.sources:
-        blocks = _without(song, take, take.sources.index(MIXES[what]), part)
+        blocks = _at(pace, _without(song, take, take.sources.index(MIXES[what]), part))
         gain = audio.clip_gain(_peak(blocks), format)
     elif what == "mix":
-        blocks = _mixed(song, take, gains, part)
+        blocks = _at(pace, _mixed(song, take, gains, part))
         gain = audio.clip_gain(_peak(blocks), format)
     else:
         known = [*take.sources, "all", *MIXES, "mix"]
         raise ValueError(f"there is nothing called {what!r} here; choose {', '.join(known)}")
-    path = folder / file_name(song, what, take, extension, asked)
+    path = folder / file_name(song, what, take, extension, asked, pace)
     if not path.is_file():
-        shape = {"sample_rate": SAMPLE_RATE, "channels": CHANNELS, "frames": part.frames}
+        frames = round(part.frames / pace.speed)
+        shape = {"sample_rate": SAMPLE_RATE, "channels": CHANNELS, "frames": frames}
         with audio.Writer(path, format=format, tags=tags(song, what), **shape) as writer:
             for block in blocks():
                 writer.write(block * gain)
@@ -213,6 +259,10 @@ def _mixed(song: Song, take: Take, gains: Tensor, part: Part) -> Blocks:
             yield torch.einsum("s, s c n -> c n", gains, block)
 
     return blocks
+
+
+def _at(pace: Pace, blocks: Blocks) -> Blocks:
+    return lambda: audio.at_pace(blocks(), SAMPLE_RATE, pace.speed, pace.key)
 
 
 def _without(song: Song, take: Take, index: int, part: Part) -> Blocks:

@@ -325,15 +325,20 @@ class Studio:
         format: str,
         faders: Any = None,
         loop: Any = None,
+        pace: Any = None,
     ) -> export.Export:
-        """Write a file to take away: all of the take, or the loop `[from, to]` in seconds."""
+        """Write a file to take away: all of the take, or the loop `[from, to]` in seconds.
+
+        A mix also at a pace `[speed, key]`, see `export.pace_of`.
+        """
         song = self.song(token)
         take = self.take(song, slot)
         if faders is not None and not isinstance(faders, dict):
             raise gr.Error("The faders could not be read. Reload the page.")
         try:
             self.make_room()
-            return export.write(song, take, what, format, faders, export.loop_of(take, loop))
+            part, played = export.loop_of(take, loop), export.pace_of(pace)
+            return export.write(song, take, what, format, faders, part, played)
         except Exception as error:
             if jobs.load_take(song, slot) != take:
                 raise gr.Error("These stems have just been replaced. Take the new ones.") from error

@@ -412,7 +412,7 @@ function face() {
   const master = $('.ml-master-range'); master.setAttribute('aria-valuetext', decibel(+master.value)); fill(master);
   speed.disabled = pitch.disabled = !value;
   const loop = $('.ml-loop'); loop.setAttribute('aria-pressed', String(!!transport.loop)); loop.disabled = !value;
-  stage().dataset.loop = transport.loop ? '1' : '';
+  stage().dataset.loop = transport.loop ? '1' : ''; stage().dataset.bent = transport.bent ? '1' : '';
   const base = value ? value.start / value.rate : 0;
   $('.ml-loopspan').textContent = transport.loop ? `${tenths(base + transport.loop[0])} – ${tenths(base + transport.loop[1])}` : '';
   const from = document.querySelector('#slot input:checked')?.value || 'a', slot = value && value.takes.find((take) => take.slot === from);
@@ -611,7 +611,13 @@ window.studio = {
   Blind, transport,
   fetched: (name) => { fetching.delete(name); face(); },
   faders: () => Object.fromEntries(stems.map((name) => [name, audible(name) ? +gainOf(faders[name].level).toFixed(4) : 0])),
-  wanted: () => ({faders: window.studio.faders(), loop: transport.loop && document.querySelector('#only-loop input')?.checked ? transport.loop : null}),
+  wanted: () => {
+    const checked = (id) => document.querySelector(`#${id} input`)?.checked;
+    return {
+      faders: window.studio.faders(), loop: transport.loop && checked('only-loop') ? transport.loop : null,
+      pace: transport.bent && checked('as-heard') ? [transport.speed, transport.key] : null,
+    };
+  },
   seek: (t) => transport.seek(t - (value ? value.start / value.rate : 0)),
   watch: (listener) => watchers.push(listener),
   now: () => transport.now() + (value ? value.start / value.rate : 0),
