@@ -1271,6 +1271,28 @@ def test_a_file_dropped_beside_the_field_never_leaves_the_page(visit: Callable[.
     assert page.evaluate(drop)
 
 
+def test_a_song_dropped_while_another_is_on_its_way_comes_next(
+    visit: Callable[..., Any], song: Path
+) -> None:
+    page = visit()
+    # as Gradio's field is while a song is sent: it takes no other
+    page.evaluate("document.querySelector('#song input[type=file]').type = 'text'")
+    page.evaluate(
+        """(encoded) => {
+          const bytes = Uint8Array.from(atob(encoded), (c) => c.charCodeAt(0));
+          const data = new DataTransfer(); data.items.add(new File([bytes], 'late.flac'));
+          const drop = {dataTransfer: data, bubbles: true, cancelable: true};
+          document.querySelector('#stage').dispatchEvent(new DragEvent('drop', drop));
+        }""",
+        base64.b64encode(song.read_bytes()).decode(),
+    )
+    page.wait_for_timeout(700)
+    assert state(page)["phase"] == "empty"
+    page.evaluate("document.querySelector('#song input[type=text]').type = 'file'")
+    wait(page, "s.phase === 'ready'")
+    assert page.inner_text(".ml-name") == "Nobody - Four tones"
+
+
 def test_a_second_visitor_waits_in_line_and_sees_only_their_own_song(
     visit: Callable[..., Any], song: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

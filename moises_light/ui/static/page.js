@@ -12,10 +12,15 @@ document.addEventListener('drop', (event) => {
   if (input && document.querySelector('#song').contains(event.target)) return;
   event.preventDefault();    // or the browser would leave the page for the file
   const file = event.dataTransfer.files[0];
-  if (!input || !file) return;        // a song is on its way already, or it was a folder or a link
-  const one = new DataTransfer(); one.items.add(file);
-  input.files = one.files; input.dispatchEvent(new Event('change', {bubbles: true}));
+  if (!file) return;                  // it was a folder or a link
+  if (input) give(file); else later = file;
 });
+let later = null;                     // dropped while another song was on its way: the last one counts
+function give(file) {
+  const one = new DataTransfer(), input = files();
+  one.items.add(file); later = null;
+  input.files = one.files; input.dispatchEvent(new Event('change', {bubbles: true}));
+}
 
 // On a narrow screen the result stands above the form: who asks for it down there is taken to it.
 document.addEventListener('click', (event) => {
@@ -67,6 +72,7 @@ setInterval(() => {
     const words = sent ? SENT : invite.textContent === SENT ? INVITATION : '';
     if (!value && words) { invite.textContent = words; tell(words); }
   }
+  if (later && files()) give(later);
   const field = document.querySelector('#song button[aria-label]');
   if (!field || field.ariaLabel === OURS || !field.querySelector('.wrap')) return;
   field.ariaLabel = OURS;
