@@ -334,11 +334,10 @@ function pace(step) {
   $('.ml-said-loop').textContent = `Speed ${Math.round(100 * transport.speed)} %`;
 }
 for (const select of [speed, pitch]) {
-  let clicked = false;
-  select.addEventListener('pointerdown', () => { clicked = true; });
-  select.addEventListener('keydown', () => { clicked = false; });
   // after a click the next Space is for the music; who chooses by keys goes on choosing
-  select.onchange = () => { setPace(+speed.value, +pitch.value); if (clicked) select.blur(); };
+  select.addEventListener('pointerdown', () => { select.dataset.clicked = '1'; });
+  select.addEventListener('blur', () => delete select.dataset.clicked);
+  select.onchange = () => { setPace(+speed.value, +pitch.value); if (select.dataset.clicked) select.blur(); };
 }
 
 // ---- compare ------------------------------------------------------------------------------------
@@ -543,11 +542,15 @@ const watchers = [];
 // ---- keys and buttons ---------------------------------------------------------------------------
 function key(event) {
   // many keyboards write brackets with AltGr (which is Ctrl + Alt) or Option
-  const bracket = (event.key === '[' || event.key === ']') && (event.altKey || !event.ctrlKey);
+  const bracket = /^[[\]<>]$/.test(event.key) && (event.altKey || !event.ctrlKey);
   if (!value || event.metaKey || (!bracket && (event.ctrlKey || event.altKey))) return;
   const target = event.target, tag = target.tagName, place = target.classList.contains('ml-seek'), range = tag === 'INPUT' && target.type === 'range' && !place;
   const tick = tag === 'INPUT' && ['radio', 'checkbox'].includes(target.type), flap = target.closest('[role=tab]');
-  if ((tag === 'INPUT' && !range && !place && !tick) || tag === 'TEXTAREA' || tag === 'SELECT' || target.isContentEditable) return;
+  if (target.dataset.clicked) {
+    if (/^(Arrow(Up|Down)|Enter|Home|End|Page|Tab|Escape)/.test(event.key)) { delete target.dataset.clicked; return; }
+    target.blur();
+  } else if (tag === 'SELECT') return;
+  if ((tag === 'INPUT' && !range && !place && !tick) || tag === 'TEXTAREA' || target.isContentEditable) return;
   if (target.closest('[role=listbox], [role=menu], [role=dialog]')) return;
   if (!shortcuts.checked && /^[^ ]$/.test(event.key)) return;
   const ours = element.contains(target), k = event.key;

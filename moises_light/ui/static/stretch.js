@@ -1,6 +1,6 @@
 // Slower, faster, in another key: WSOLA (Verhelst and Roelands 1993). Frames of 2 * HOP are read
-// from the song and overlap by half; each is read near its place, where it goes on best from the
-// one before:
+// from the song and overlap by half; each goes on where the one before would have, as long as that
+// is near its place, and else where the song sounds most like that:
 //
 //   song      |--- frame m ---|     read from place m, `pitch` samples of the song a sample
 //                |--- frame m + 1 ---|     `speed * HOP` further, give or take SEEK
@@ -9,7 +9,7 @@
 //
 // One path of places serves all stems and both presets, so that they stay together. Knows nothing
 // of players. `song` is a function: samples of the song from one place to another, and 0 beyond.
-const HOP = 1323, SEEK = 882;    // samples: 30 and 20 ms at 44.1 kHz
+const HOP = 1323, SEEK = 1103;   // samples: 30 and 25 ms at 44.1 kHz, a period of the lowest E
 const REACH = 6000;              // samples that a path may read beyond the piece it was made for
 const COARSE = 4, TAPS = 16, PHASES = 512;
 
@@ -26,7 +26,9 @@ function stretchPath(before, from, length, speed, pitch, mono) {
     const onward = path.places[path.places.length - 1] + pitch * HOP;
     const target = path.from + speed * HOP * m - pitch * HOP;
     const low = Math.max(target - SEEK, path.from), high = Math.max(target + SEEK, low);
-    path.places.push(onward >= low && onward <= high ? onward : bestPlace(onward, low, high, Math.ceil(2 * pitch * HOP), mono));
+    // the far half alone: what sounds most like it is always just inside, for a frame or two
+    const middle = (low + high) / 2, [near, far] = onward > high ? [low, middle] : [middle, high];
+    path.places.push(onward >= low && onward <= high ? onward : bestPlace(onward, near, far, Math.ceil(2 * pitch * HOP), mono));
   }
   return path;
 }

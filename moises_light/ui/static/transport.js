@@ -11,6 +11,14 @@ const KEEP = 40;                 // seconds of a loop that are kept, so that it 
 const COOL = 20;                 // seconds unheard after which a deck is fetched no more
 const PATIENCE = 0.5;            // seconds of silence after which a gap is told of
 const SILENT = 2000;             // milliseconds after which a browser that does not play is told of
+const MUTED = 0.1;               // how much what is not heard counts where frames are matched
+
+// Lets the page answer to what came meanwhile; a timer would be slowed down in a hidden tab.
+const otherTasks = () => new Promise((done) => {
+  const {port1, port2} = new MessageChannel();
+  port1.onmessage = () => { port1.close(); done(); };
+  port2.postMessage(null);
+});
 
 class Transport {
   constructor(onchange) {
@@ -74,8 +82,8 @@ class Transport {
   heard() { return this.active === 'diff' ? ['a', 'b'] : [this.active]; }
   // how far the heard decks reach: nothing beyond it can be played yet
   get limit() {
-    const short = this.bent ? REACH : 0;
-    const ends = this.heard().map((key) => this.decks.get(key)).filter(Boolean).map((deck) => Math.max(0, deck.ready - (deck.growing ? short : 0)) / this.rate);
+    const short = (deck) => this.bent && deck.growing && deck.ready < deck.frames ? REACH : 0;
+    const ends = this.heard().map((key) => this.decks.get(key)).filter(Boolean).map((deck) => Math.max(0, deck.ready - short(deck)) / this.rate);
     return ends.length ? Math.min(...ends) : 0;
   }
 
@@ -214,20 +222,18 @@ class Transport {
     if (there || piece.run !== this.run) return there?.loading;
     const nodes = [];
     piece.nodes.set(deck.key, nodes);
-    nodes.loading = this.start(piece, deck, nodes);
+    // what could not be had, or made, may be another time
+    const forget = () => { if (piece.nodes.get(deck.key) === nodes) piece.nodes.delete(deck.key); };
+    nodes.loading = this.start(piece, deck, nodes).then((there) => { if (there === false) forget(); }, forget);
     return nodes.loading;
   }
 
+  // False if it is not there, or not all of it yet.
   async start(piece, deck, nodes) {
-    const near = await this.around(deck, piece.k, !!piece.path, piece.onward);
-    // none or a part of it yet: more may be there when it is wanted again
-    const reach = near[1] ? piece.k * PIECE + near[1][0].length / this.rate : 0;
-    if (reach < piece.from + piece.length - 1e-4) {
-      if (piece.nodes.get(deck.key) === nodes) piece.nodes.delete(deck.key);
-      return;
-    }
+    const buffers = piece.path ? await this.made(piece, deck) : await this.fetch(deck, piece.k).catch(() => null);
+    const covered = buffers && (piece.path || piece.k * PIECE + buffers[0].length / this.rate >= piece.from + piece.length - 1e-4);
+    if (!covered) return false;
     if (piece.run !== this.run || !deck.gains.length) return;
-    const buffers = piece.path ? deck.stems.map((_, s) => this.bend(piece, near, s)) : near[1];
     const late = Math.max(0, this.context.currentTime + 0.02 - piece.when);
     if (late >= piece.lasts) return;
     buffers.forEach((buffer, i) => {
@@ -245,42 +251,74 @@ class Transport {
   }
 
   // ---- speed and key --------------------------------------------------------------------------
-  // The buffers of piece k, between those of its neighbours where a path may lead into them.
-  around(deck, k, bent, onward) {
-    const beside = (j) => bent && j >= 0 ? this.fetch(deck, j).catch(() => null) : null;
-    return Promise.all([onward ? beside(k - 1) : null, this.fetch(deck, k).catch(() => null), beside(k + 1)]);
+  // The pieces whose audio goes into one that is bent: k, and a neighbour that its path may lead into.
+  needs(piece) {
+    const over = piece.from + piece.length + REACH / this.rate > (piece.k + 1) * PIECE;
+    return [...(piece.onward && piece.k ? [piece.k - 1] : []), piece.k, ...(over ? [piece.k + 1] : [])];
+  }
+
+  // All that a deck has of them, or null if something of it is missing.
+  async around(piece, deck) {
+    const size = PIECE * this.rate, near = new Map();
+    await Promise.all(this.needs(piece).map(async (k) => near.set(k, await this.fetch(deck, k).catch(() => null))));
+    const wanted = Math.round((piece.from + piece.length) * this.rate) + REACH;
+    const last = Math.min(wanted, deck.growing && deck.ready < deck.frames ? wanted : deck.ready);
+    for (const [k, buffers] of near) if (k * size < last && (buffers ? k * size + buffers[0].length : 0) < Math.min(last, (k + 1) * size)) return null;
+    return near;
   }
 
   // Samples of one channel from one place in the song to another, as stretch.js reads them.
-  reader(near, k, s, c) {
-    const piece = PIECE * this.rate;
+  reader(near, s, c) {
+    const size = PIECE * this.rate;
     return (from, to) => {
       const out = new Float32Array(to - from);
-      near.forEach((buffers, i) => {
-        if (!buffers) return;
-        const base = (k + i - 1) * piece, data = buffers[s].getChannelData(c), first = Math.max(from, base), last = Math.min(to, base + data.length);
-        if (last > first) out.set(data.subarray(first - base, last - base), first - from);
-      });
+      for (const [k, buffers] of near) {
+        if (!buffers) continue;
+        const data = buffers[s].getChannelData(c), first = Math.max(from, k * size), last = Math.min(to, k * size + data.length);
+        if (last > first) out.set(data.subarray(first - k * size, last - k * size), first - from);
+      }
       return out;
     };
   }
 
-  // Where a piece's frames are read: what is heard decides, and all decks follow.
-  course(piece, before, near, deck) {
-    const loud = deck.levels.some((level) => level > 0), parts = [];
-    deck.levels.forEach((level, s) => { if (level > 0 || !loud) for (let c = 0; c < 2; c++) parts.push([loud ? level : 1, this.reader(near, piece.k, s, c)]); });
-    const mono = (from, to) => {
-      const sum = new Float32Array(to - from);
-      for (const [level, read] of parts) read(from, to).forEach((v, i) => { sum[i] += level * v; });
-      return sum;
-    };
-    return stretchPath(before, Math.round(piece.from * this.rate), Math.round(piece.lasts * this.rate), this.speed, this.pitch, mono);
+  // Who decides where frames are read: what is heard, and both where the listener compares.
+  deciding() { return this.steady ? ['a', 'b'] : this.heard(); }
+
+  // Where a piece's frames are read, from all decks alike; null if something is missing.
+  async course(piece, before) {
+    const from = Math.round(piece.from * this.rate), first = from - REACH, last = from + Math.round(piece.length * this.rate) + REACH;
+    const sum = new Float32Array(last - first);
+    for (const deck of this.deciding().map((key) => this.decks.get(key)).filter(Boolean)) {
+      const near = await this.around(piece, deck);
+      if (!near) return null;
+      for (const [s, level] of deck.levels.entries()) for (let c = 0; c < 2; c++) {
+        const x = this.reader(near, s, c)(first, last), weight = Math.max(MUTED, level);
+        for (let i = 0; i < x.length; i++) sum[i] += weight * x[i];
+      }
+      await otherTasks();
+    }
+    const mono = (from, to) => sum.subarray(from - first, to - first);
+    return stretchPath(before, from, Math.round(piece.lasts * this.rate), this.speed, this.pitch, mono);
   }
 
-  bend(piece, near, s) {
-    const buffer = new AudioBuffer({numberOfChannels: 2, length: piece.path.length, sampleRate: this.rate});
-    for (let c = 0; c < 2; c++) buffer.copyToChannel(stretched(piece.path, this.pitch, this.reader(near, piece.k, s, c)), c);
-    return buffer;
+  // A deck's part of a piece as it is to be heard, or null. Made once, a channel at a time.
+  made(piece, deck) {
+    const made = piece.made.get(deck.key) ?? this.bend(piece, deck);
+    piece.made.set(deck.key, made);
+    return made;
+  }
+
+  async bend(piece, deck) {
+    const near = await this.around(piece, deck), buffers = [];
+    if (!near) { piece.made.delete(deck.key); return null; }
+    for (let s = 0; s < deck.stems.length; s++) {
+      if (piece.run !== this.run || (piece.when && this.context.currentTime > piece.when + piece.lasts)) return buffers;   // for nothing
+      const buffer = new AudioBuffer({numberOfChannels: 2, length: piece.path.length, sampleRate: this.rate});
+      for (let c = 0; c < 2; c++) buffer.copyToChannel(stretched(piece.path, this.pitch, this.reader(near, s, c)), c);
+      buffers.push(buffer);
+      await otherTasks();
+    }
+    return buffers;
   }
 
   setPace(speed, key) {
@@ -305,9 +343,12 @@ class Transport {
         const whole = Math.min((k + 1) * PIECE, end, from < turn ? turn : end), to = Math.min(whole, this.limit);
         const wrap = from < turn && to >= turn - 1e-6, back = wrap && this.loop[0];
         if (to - from < (to < whole - 1e-4 ? 0.25 : 1e-4)) { this.setWaiting(true); break; }   // wait for more
+        const {enters, path: before} = this.cursor, lasts = Math.round((to - from) * this.rate / this.speed) / this.rate;
+        const piece = {run, k, from, length: to - from, lasts, onward: !!before, enters, leaves: wrap, nodes: new Map(), made: new Map()};
         try {
-          const load = (k) => Promise.all(this.heard().map((key) => this.decks.get(key)).map((deck) => deck && this.fetch(deck, k)));
-          await Promise.all([k, ...(this.bent ? [k + 1] : [])].map(load));
+          const wanted = this.bent ? new Set([...this.heard(), ...this.deciding()]) : this.heard();
+          const load = (k) => Promise.all([...wanted].map((key) => this.decks.get(key)).map((deck) => deck && this.fetch(deck, k)));
+          await Promise.all((this.bent ? this.needs(piece) : [k]).map(load));
           // the connection is slow: one gap and then a few pieces, not a gap after each
           if (this.pieces.length && this.starved > 0) await Promise.all([k + 1, k + 2].map(load));
         } catch (problem) {
@@ -324,18 +365,20 @@ class Transport {
         if (run !== this.run) return;
         if (active !== this.active) continue;     // another deck, which may end elsewhere
         this.error = ''; this.failures = 0;
-        const {enters, path: before} = this.cursor, lasts = Math.round((to - from) * this.rate / this.speed) / this.rate;
-        const piece = {run, k, from, length: to - from, lasts, onward: !!before, enters, leaves: wrap, nodes: new Map()};
         if (this.bent) {
-          const deck = this.decks.get(this.heard()[0]), near = await this.around(deck, k, true, piece.onward);
+          // made before it has its time, which goes on meanwhile
+          piece.path = await this.course(piece, before);
+          const decks = this.heard().map((key) => this.decks.get(key)).filter(Boolean);
+          const there = piece.path && run === this.run ? await Promise.all(decks.map((deck) => this.made(piece, deck))) : [null];
           if (run !== this.run) return;
           if (active !== this.active) continue;
-          piece.path = this.course(piece, before, near, deck);
+          if (there.includes(null)) { this.setWaiting(true); break; }
         }
         const grid = (t) => Math.ceil(t * this.rate) / this.rate;   // joins fall on whole samples
         const when = piece.when = Math.max(this.cursor.when, grid(this.context.currentTime + 0.04));
         // only now: a deck may have become hot meanwhile
-        const decks = [...this.decks.values()].filter((deck) => deck.hot);
+        const first = (deck) => this.heard().includes(deck.key) ? 0 : 1;
+        const decks = [...this.decks.values()].filter((deck) => deck.hot).sort((a, b) => first(a) - first(b));
         for (const deck of decks) this.plug(deck);
         this.setMix(this.mix ?? {[this.active]: 1});
         this.pieces.push(piece);
@@ -353,7 +396,7 @@ class Transport {
     }
     const near = Math.floor(this.now() / PIECE);
     for (const key of [...this.cache.keys()]) {
-      const k = +key.split(':')[1], looped = this.loop && (k + 1) * PIECE > this.loop[0] && k * PIECE < Math.min(this.loop[1], this.loop[0] + (this.loop[1] - this.loop[0] > KEEP ? AHEAD : KEEP));
+      const k = +key.split(':')[1], looped = this.loop && (k + 1) * PIECE > this.loop[0] && k * PIECE < (this.bent ? REACH / this.rate : 0) + Math.min(this.loop[1], this.loop[0] + (this.loop[1] - this.loop[0] > KEEP ? AHEAD : KEEP));
       if ((k < near - 1 || k > near + 5) && !looped) this.cache.delete(key);
     }
   }
@@ -396,7 +439,7 @@ class Transport {
     this.playing = true; this.error = '';
     if (this.position >= this.end - 0.05) this.position = this.loop && this.loop[0] < this.end - 0.05 ? this.loop[0] : 0;
     this.timer = setInterval(() => {
-      if (this.cursor.from >= this.end - 1e-4 && this.now() >= this.end - 0.03) { this.pause(); this.position = this.end; this.onchange(); return; }
+      if (this.cursor.from >= this.end - 1e-4 && this.now() >= this.end - 0.03 * this.speed) { this.pause(); this.position = this.end; this.onchange(); return; }
       if (this.starved > PATIENCE) this.setWaiting(true);
       this.pump();
     }, 120);
