@@ -426,23 +426,23 @@ def at_pace(
         raise ValueError(f"a key {key} semitones higher; choose -12 to 12")
     pitch = 2 ** (key / 12)
     came = sent = 0
-    empty = torch.zeros(0)
+    empty: Tensor | None = None
 
     def counted() -> Iterator[Tensor]:
         nonlocal came, empty
         for block in blocks:
             came, empty = came + block.shape[-1], block[..., :0]
             yield block
+        # `atempo` loses part of its last window, and ends up to one from where it should
+        if empty is not None:
+            yield torch.nn.functional.pad(empty, (0, sample_rate // 4))
 
     higher = resampled(counted(), round(sample_rate * pitch), sample_rate)
     for block in _at_tempo(higher, sample_rate, speed / pitch):
-        # `atempo` ends up to its window of 50 ms from where it should
         block = block[..., : max(0, round(came / speed) - sent)]
         sent += block.shape[-1]
-        yield block
-    missing = round(came / speed) - sent
-    if missing > 0:
-        yield torch.nn.functional.pad(empty, (0, missing))
+        if block.shape[-1]:
+            yield block
 
 
 def _at_tempo(blocks: Iterable[Tensor], sample_rate: int, tempo: float) -> Iterator[Tensor]:

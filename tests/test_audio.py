@@ -237,6 +237,19 @@ def test_a_click_stays_in_its_place_when_it_is_slow() -> None:
         assert around.abs().max() > 0.9
 
 
+@pytest.mark.parametrize("speed", [0.5, 0.6, 0.75, 0.95, 1.1, 1.25])
+@pytest.mark.parametrize("key", [-6, 0, 5])
+def test_a_pace_gives_blocks_that_hold_something_to_the_end(speed: float, key: float) -> None:
+    for frames in (812, 44_100, 264_600, 300_001, 353_333):
+        tone = 0.5 * torch.sin(2 * torch.pi * 220 * torch.arange(frames) / RATE)[None]
+        blocks = list(audio.at_pace(tone.split(264_600, dim=1), RATE, speed, key))
+        assert all(block.shape[1] for block in blocks)
+        read = torch.cat(blocks, dim=1)[0]
+        assert len(read) == round(frames / speed)
+        if frames > RATE:
+            assert read[-2000:].abs().max() > 0.4, "the last window is not lost"
+
+
 def test_a_pace_that_cannot_be_is_told_and_none_changes_nothing() -> None:
     given = torch.randn(2, 1000)
     assert torch.equal(torch.cat(list(audio.at_pace(given.split(300, dim=1), RATE)), 1), given)

@@ -105,7 +105,7 @@ def pace_of(pace: Any) -> Pace:
         raise ValueError(
             f"the speed and key {pace!r} are not [0.5 to 1.25, -6 to 6 semitones]; choose others"
         )
-    return Pace(*map(float, pace))
+    return Pace(round(float(pace[0]), 2), round(float(pace[1]), 1))
 
 
 def file_name(

@@ -13,9 +13,13 @@ document.addEventListener('drop', (event) => {
   event.preventDefault();    // or the browser would leave the page for the file
   const file = event.dataTransfer.files[0];
   if (!file) return;                  // it was a folder or a link
-  if (input) give(file); else later = file;
+  if (input) give(file);
+  else if (!same(file, sending)) { later = file; tell(`${file.name} comes next.`); }
 });
 let later = null;                     // dropped while another song was on its way: the last one counts
+let sending = null;
+const same = (a, b) => !!b && ['name', 'size', 'lastModified'].every((what) => a[what] === b[what]);
+document.addEventListener('change', (event) => { if (event.target === files()) sending = event.target.files[0] || null; }, true);
 function give(file) {
   const one = new DataTransfer(), input = files();
   one.items.add(file); later = null;
@@ -72,6 +76,7 @@ setInterval(() => {
     const words = sent ? SENT : invite.textContent === SENT ? INVITATION : '';
     if (!value && words) { invite.textContent = words; tell(words); }
   }
+  if (later && atWork()) later = null;     // the first one turned out to be wanted
   if (later && files()) give(later);
   const field = document.querySelector('#song button[aria-label]');
   if (!field || field.ariaLabel === OURS || !field.querySelector('.wrap')) return;

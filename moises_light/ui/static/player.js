@@ -66,7 +66,8 @@ function load(next) {
   const first = next.takes.find((take) => take.ready > 0);
   if (first && !chosen && transport.active === 'o') {
     const ahead = first.ready / next.rate - transport.now(), ended = !transport.playing && transport.now() >= transport.duration - 0.05;
-    if (ended || ahead > (transport.playing && transport.decks.get(first.slot).growing ? AHEAD + PIECE : 0)) hear(first.slot);
+    const far = AHEAD * transport.speed + PIECE + (transport.bent ? REACH / next.rate : 0);   // what is scheduled at most
+    if (ended || ahead > (transport.playing && transport.decks.get(first.slot).growing ? far : 0)) hear(first.slot);
   }
   if (other) { $('.ml-name').textContent = next.name; }
   $('.ml-facts').textContent = next.facts;

@@ -54,7 +54,10 @@ class Transport {
   setDeck(deck) {
     const old = this.decks.get(deck.key);
     if (old && old.url === deck.url && old.serial === deck.serial) {
+      // a take that had ended goes on: what was made for its end does not fit any more
+      const opened = deck.growing && !old.growing && this.pieces.some((piece) => piece.made.has(deck.key) && (piece.from + piece.length) * this.rate + REACH > old.ready);
       old.ready = deck.ready; old.frames = deck.frames; old.gram = deck.gram; old.growing = deck.growing;
+      if (opened && this.playing) this.jump(this.now());
     } else {
       if (old) this.unplug(old);
       this.error = '';
@@ -133,7 +136,7 @@ class Transport {
     for (const gain of deck.gains) { gain.disconnect(); gain.meter.disconnect(); }
     if (deck.bus) deck.bus.disconnect();
     deck.gains = []; deck.hot = false;
-    for (const piece of this.pieces) piece.nodes.delete(deck.key);
+    for (const piece of this.pieces) { piece.nodes.delete(deck.key); piece.made.delete(deck.key); }
   }
 
   setLevels(key, levels) {
@@ -189,6 +192,7 @@ class Transport {
 
   // ---- pieces ---------------------------------------------------------------------------------
   async fetch(deck, k) {
+    if (this.decks.get(deck.key) !== deck) return null;      // another one has taken its place
     // the grid is fixed, but the last piece grows while the song is still being worked on
     const first = k * PIECE * this.rate, last = Math.min(deck.ready, (k + 1) * PIECE * this.rate);
     if (last <= first) return null;
@@ -200,6 +204,7 @@ class Transport {
       const answer = await fetch(deck.url, {headers: {Range: `bytes=${from}-${to}`}, cache: 'no-store', signal});
       if (answer.status !== 206) throw new Error(String(answer.status));
       const samples = new Int16Array(await answer.arrayBuffer());
+      if (samples.byteLength < to - from + 1) throw new Error('short');
       this.bytes += samples.byteLength; entry.pending = false;
       const n = Math.floor(samples.length / deck.channels), scale = deck.headroom / 32768;
       return deck.stems.map((_, s) => {
@@ -281,16 +286,16 @@ class Transport {
     };
   }
 
-  // Who decides where frames are read: what is heard, and both where the listener compares.
-  deciding() { return this.steady ? ['a', 'b'] : this.heard(); }
-
-  // Where a piece's frames are read, from all decks alike; null if something is missing.
+  // Where a piece's frames are read, from all decks alike; null if something is missing. What is heard
+  // decides, and both where the listener compares, if they reach so far.
   async course(piece, before) {
     const from = Math.round(piece.from * this.rate), first = from - REACH, last = from + Math.round(piece.length * this.rate) + REACH;
     const sum = new Float32Array(last - first);
-    for (const deck of this.deciding().map((key) => this.decks.get(key)).filter(Boolean)) {
-      const near = await this.around(piece, deck);
-      if (!near) return null;
+    const heard = this.heard(), both = this.steady && !heard.includes('o') ? ['a', 'b'] : heard;
+    for (const [key, deck] of both.map((key) => [key, this.decks.get(key)])) {
+      const near = deck && await this.around(piece, deck);
+      if (piece.run !== this.run || (!near && heard.includes(key))) return null;
+      if (!near) continue;
       for (const [s, level] of deck.levels.entries()) for (let c = 0; c < 2; c++) {
         const x = this.reader(near, s, c)(first, last), weight = Math.max(MUTED, level);
         for (let i = 0; i < x.length; i++) sum[i] += weight * x[i];
@@ -303,14 +308,18 @@ class Transport {
 
   // A deck's part of a piece as it is to be heard, or null. Made once, a channel at a time.
   made(piece, deck) {
-    const made = piece.made.get(deck.key) ?? this.bend(piece, deck);
+    if (piece.made.has(deck.key)) return piece.made.get(deck.key);
+    const made = this.bend(piece, deck), forget = () => { if (piece.made.get(deck.key) === made) piece.made.delete(deck.key); };
     piece.made.set(deck.key, made);
+    made.then((buffers) => buffers || forget(), forget);
     return made;
   }
 
   async bend(piece, deck) {
+    // beyond the end of a take that may go on one day there is nothing, not silence
+    if ((piece.from + piece.length - 1e-4) * this.rate > deck.ready) return null;
     const near = await this.around(piece, deck), buffers = [];
-    if (!near) { piece.made.delete(deck.key); return null; }
+    if (!near) return null;
     for (let s = 0; s < deck.stems.length; s++) {
       if (piece.run !== this.run || (piece.when && this.context.currentTime > piece.when + piece.lasts)) return buffers;   // for nothing
       const buffer = new AudioBuffer({numberOfChannels: 2, length: piece.path.length, sampleRate: this.rate});
@@ -346,11 +355,18 @@ class Transport {
         const {enters, path: before} = this.cursor, lasts = Math.round((to - from) * this.rate / this.speed) / this.rate;
         const piece = {run, k, from, length: to - from, lasts, onward: !!before, enters, leaves: wrap, nodes: new Map(), made: new Map()};
         try {
-          const wanted = this.bent ? new Set([...this.heard(), ...this.deciding()]) : this.heard();
-          const load = (k) => Promise.all([...wanted].map((key) => this.decks.get(key)).map((deck) => deck && this.fetch(deck, k)));
+          const load = (k) => Promise.all(this.heard().map((key) => this.decks.get(key)).map((deck) => deck && this.fetch(deck, k)));
           await Promise.all((this.bent ? this.needs(piece) : [k]).map(load));
           // the connection is slow: one gap and then a few pieces, not a gap after each
           if (this.pieces.length && this.starved > 0) await Promise.all([k + 1, k + 2].map(load));
+          if (run !== this.run) return;
+          if (this.bent) {
+            // made before it has its time, which goes on meanwhile
+            piece.path = await this.course(piece, before);
+            const decks = this.heard().map((key) => this.decks.get(key)).filter(Boolean);
+            const there = piece.path && run === this.run ? await Promise.all(decks.map((deck) => this.made(piece, deck))) : [null];
+            if (run === this.run && active === this.active && there.includes(null)) { this.setWaiting(true); break; }
+          }
         } catch (problem) {
           if (run !== this.run) return;
           const gone = /40[34]|416/.test(problem.message);
@@ -365,15 +381,6 @@ class Transport {
         if (run !== this.run) return;
         if (active !== this.active) continue;     // another deck, which may end elsewhere
         this.error = ''; this.failures = 0;
-        if (this.bent) {
-          // made before it has its time, which goes on meanwhile
-          piece.path = await this.course(piece, before);
-          const decks = this.heard().map((key) => this.decks.get(key)).filter(Boolean);
-          const there = piece.path && run === this.run ? await Promise.all(decks.map((deck) => this.made(piece, deck))) : [null];
-          if (run !== this.run) return;
-          if (active !== this.active) continue;
-          if (there.includes(null)) { this.setWaiting(true); break; }
-        }
         const grid = (t) => Math.ceil(t * this.rate) / this.rate;   // joins fall on whole samples
         const when = piece.when = Math.max(this.cursor.when, grid(this.context.currentTime + 0.04));
         // only now: a deck may have become hot meanwhile
