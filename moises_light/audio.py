@@ -371,6 +371,13 @@ def _resampled(
         yield _tensor(resampler.resample_chunk(np.zeros((0, channels), np.float32), last=True))
 
 
+def _peeked(blocks: Iterable[Tensor]) -> tuple[Tensor | None, Iterable[Tensor]]:
+    """The first block, for its shape, and all of them; `None` if there are none."""
+    blocks = iter(blocks)
+    first = next(blocks, None)
+    return first, blocks if first is None else chain([first], blocks)
+
+
 def resampled(blocks: Iterable[Tensor], rate: int, sample_rate: int) -> Iterator[Tensor]:
     """The same audio at another rate, block by block.
 
@@ -389,15 +396,11 @@ def resampled(blocks: Iterable[Tensor], rate: int, sample_rate: int) -> Iterator
     if rate == sample_rate:
         yield from blocks
         return
-    blocks = iter(blocks)
-    first = next(blocks, None)
+    first, blocks = _peeked(blocks)
     if first is None:
         return
     shape = first.shape[:-1]
-    frames = (
-        (rate, block.flatten(end_dim=-2).T.contiguous().float().numpy())
-        for block in chain([first], blocks)
-    )
+    frames = ((rate, block.flatten(end_dim=-2).T.contiguous().float().numpy()) for block in blocks)
     for frame in _resampled(frames, sample_rate, shape.numel()):
         yield frame.unflatten(0, shape)
 
@@ -449,8 +452,7 @@ def _at_tempo(blocks: Iterable[Tensor], sample_rate: int, tempo: float) -> Itera
     if abs(tempo - 1) < 1e-6:
         yield from blocks
         return
-    blocks = iter(blocks)
-    first = next(blocks, None)
+    first, blocks = _peeked(blocks)
     if first is None:
         return
     layout, tick = ("mono", "stereo")[len(first) - 1], Fraction(1, sample_rate)
@@ -461,7 +463,7 @@ def _at_tempo(blocks: Iterable[Tensor], sample_rate: int, tempo: float) -> Itera
     sink = graph.add("abuffersink")
     graph.link_nodes(source, *stages, graph.add("aformat", "sample_fmts=fltp"), sink).configure()
     done = 0
-    for block in chain([first], blocks, [None]):
+    for block in chain(blocks, [None]):
         if block is None:
             source.push(None)
         elif block.shape[-1]:

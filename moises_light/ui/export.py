@@ -175,14 +175,15 @@ def write(
     gains = checked_faders(take, faders) if what == "mix" else torch.zeros(0)
     if what != "mix" and what not in MIXES:
         pace = AS_IT_IS
-    if what == "mix" or part or pace != AS_IT_IS:
+    one_of_many = what == "mix" or part is not None or pace != AS_IT_IS
+    if one_of_many:
         key = f"{gains.tolist()} {part} {pace}"
         own = f"{format}-{hashlib.sha256(key.encode()).hexdigest()[:16]}"
     part, asked = part or Part(0, take.ready), part
     folder = song.folder / "exports" / f"{take.serial}-{take.ready}-{own}"
     folder.mkdir(parents=True, exist_ok=True)
     extension = audio.FORMATS[format]
-    if what == "mix" or asked or pace != AS_IT_IS:
+    if one_of_many:
         os.utime(folder)  # the newest, also where it was there before
         _make_way(folder)
     if what == "all":

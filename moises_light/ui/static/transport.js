@@ -13,6 +13,8 @@ const PATIENCE = 0.5;            // seconds of silence after which a gap is told
 const SILENT = 2000;             // milliseconds after which a browser that does not play is told of
 const MUTED = 0.1;               // how much what is not heard counts where frames are matched
 
+const toCome = (deck) => deck.growing && deck.ready < deck.frames;
+
 // Lets the page answer to what came meanwhile; a timer would be slowed down in a hidden tab.
 const otherTasks = () => new Promise((done) => {
   const {port1, port2} = new MessageChannel();
@@ -83,10 +85,11 @@ class Transport {
 
   get duration() { let d = 0; for (const deck of this.decks.values()) d = Math.max(d, deck.frames / this.rate); return d; }
   heard() { return this.active === 'diff' ? ['a', 'b'] : [this.active]; }
+  heardDecks() { return this.heard().map((key) => this.decks.get(key)).filter(Boolean); }
   // how far the heard decks reach: nothing beyond it can be played yet
   get limit() {
-    const short = (deck) => this.bent && deck.growing && deck.ready < deck.frames ? REACH : 0;
-    const ends = this.heard().map((key) => this.decks.get(key)).filter(Boolean).map((deck) => Math.max(0, deck.ready - short(deck)) / this.rate);
+    const short = (deck) => this.bent && toCome(deck) ? REACH : 0;
+    const ends = this.heardDecks().map((deck) => Math.max(0, deck.ready - short(deck)) / this.rate);
     return ends.length ? Math.min(...ends) : 0;
   }
 
@@ -95,7 +98,7 @@ class Transport {
 
   // where playback ends: a take that grows no more ends where it was stopped
   get end() {
-    const ends = this.heard().map((key) => this.decks.get(key)).filter(Boolean).map((deck) => (deck.growing ? deck.frames : deck.ready) / this.rate);
+    const ends = this.heardDecks().map((deck) => (deck.growing ? deck.frames : deck.ready) / this.rate);
     return ends.length ? Math.min(...ends) : 0;
   }
 
@@ -267,7 +270,7 @@ class Transport {
     const size = PIECE * this.rate, near = new Map();
     await Promise.all(this.needs(piece).map(async (k) => near.set(k, await this.fetch(deck, k).catch(() => null))));
     const wanted = Math.round((piece.from + piece.length) * this.rate) + REACH;
-    const last = Math.min(wanted, deck.growing && deck.ready < deck.frames ? wanted : deck.ready);
+    const last = toCome(deck) ? wanted : Math.min(wanted, deck.ready);
     for (const [k, buffers] of near) if (k * size < last && (buffers ? k * size + buffers[0].length : 0) < Math.min(last, (k + 1) * size)) return null;
     return near;
   }
@@ -355,7 +358,7 @@ class Transport {
         const {enters, path: before} = this.cursor, lasts = Math.round((to - from) * this.rate / this.speed) / this.rate;
         const piece = {run, k, from, length: to - from, lasts, onward: !!before, enters, leaves: wrap, nodes: new Map(), made: new Map()};
         try {
-          const load = (k) => Promise.all(this.heard().map((key) => this.decks.get(key)).map((deck) => deck && this.fetch(deck, k)));
+          const load = (k) => Promise.all(this.heardDecks().map((deck) => this.fetch(deck, k)));
           await Promise.all((this.bent ? this.needs(piece) : [k]).map(load));
           // the connection is slow: one gap and then a few pieces, not a gap after each
           if (this.pieces.length && this.starved > 0) await Promise.all([k + 1, k + 2].map(load));
@@ -363,7 +366,7 @@ class Transport {
           if (this.bent) {
             // made before it has its time, which goes on meanwhile
             piece.path = await this.course(piece, before);
-            const decks = this.heard().map((key) => this.decks.get(key)).filter(Boolean);
+            const decks = this.heardDecks();
             const there = piece.path && run === this.run ? await Promise.all(decks.map((deck) => this.made(piece, deck))) : [null];
             if (run === this.run && active === this.active && there.includes(null)) { this.setWaiting(true); break; }
           }
