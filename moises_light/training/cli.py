@@ -66,11 +66,12 @@ def _meanings() -> dict[str, str]:
 @end_as_ctrl_c()  # a run that is told to end keeps what it learnt
 def train(args: argparse.Namespace) -> int:
     from moises_light.training import loop
-    from moises_light.training.mixing import MixtureDataset
+    from moises_light.training.mixing import MixingConfig, MixtureDataset
 
     given = {field.name: getattr(args, field.name) for field in fields(TrainConfig)}
     config = loop.saved_config(args.folder) if args.export else TrainConfig(**given)
-    dataset = MixtureDataset(args.corpus, "train", config.segment_length, config.seed)
+    shares = MixingConfig.weighted(config.songs, config.backings)
+    dataset = MixtureDataset(args.corpus, "train", config.segment_length, config.seed, shares)
     if args.threads:
         torch.set_num_threads(args.threads)
     # shares of attention below 1e-38 are zero anyway, and CPUs are slow with them

@@ -51,6 +51,9 @@ class TrainConfig:
         narrow: share of examples whose sides are taken away, wholly or in part, from everything or
             from the vocals alone, as old records and centred voices have it; see `widths`. A
             teacher hears them as they were.
+        songs: how many times real songs count when a track is drawn, see `MixingConfig.weighted`;
+            below 1 where they are so few that a network would learn their voices by heart.
+        backings: share of examples whose music is real, and only its vocals are known apart.
     """
 
     preset: str = "paper_small"
@@ -78,6 +81,8 @@ class TrainConfig:
     teaching: float = 0.5
     frozen_norms: bool = False
     narrow: float = 0.0
+    songs: float = 1.0
+    backings: float = 0.35
 
     def __post_init__(self) -> None:
         factor = 2 ** get_config(self.preset).n_enc
@@ -97,7 +102,7 @@ class TrainConfig:
                 f"batch_size={self.batch_size} cannot be cut into accumulate={self.accumulate} "
                 f"equal parts; choose a multiple"
             )
-        for field in ("teaching", "narrow"):
+        for field in ("teaching", "narrow", "backings"):
             if not 0 <= getattr(self, field) <= 1:
                 raise ValueError(f"{field}={getattr(self, field)}; choose a share from 0 to 1")
         if not 0 <= self.ema < 1:
@@ -105,7 +110,8 @@ class TrainConfig:
         for field in ("lr", "clip", "focus"):
             if not 0 < getattr(self, field) < inf:
                 raise ValueError(f"{field}={getattr(self, field)}; choose more than 0")
-        for field in ("minutes", "steps", "warmup", "weight_decay", "absent", "highs", "seed"):
+        least = ("minutes", "steps", "warmup", "weight_decay", "absent", "highs", "seed", "songs")
+        for field in least:
             if not 0 <= getattr(self, field) < inf:
                 raise ValueError(f"{field}={getattr(self, field)}; choose 0 or more")
         if self.teacher and self.loss == "mae":

@@ -127,6 +127,16 @@ class MixingConfig:
     flat: float = 0.2
     level: tuple[float, float] = (-16.0, 4.0)
 
+    @classmethod
+    def weighted(cls, songs: float, backings: float) -> MixingConfig:
+        """The usual shares, but for real songs, which count `songs` times, and for `backings`."""
+        usual = cls()
+        kinds, remix_kinds = (
+            weights | {"song": songs * weights["song"]}
+            for weights in (usual.kinds, usual.remix_kinds)
+        )
+        return cls(backings=backings, kinds=kinds, remix_kinds=remix_kinds)
+
 
 class _Part(NamedTuple):
     """A piece of one row of a track, to be played at some speed."""

@@ -27,6 +27,7 @@ from moises_light.model import MoisesLight
 from moises_light.separation import Separator
 from moises_light.terminal import exit_code
 from moises_light.training import evaluate
+from moises_light.training.config import TrainConfig
 from moises_light.training.corpus import BACKED_SPLITS, ROWS, Corpus, hours, licences_of
 from moises_light.training.history import UNTOLD, earlier_runs
 
@@ -184,6 +185,8 @@ def _run_text(card: Mapping[str, Any]) -> str:
         + ")"
         + (_teacher_text(run) if run.get("teacher") else "")
         + (f", {run['narrow']:.0%} of the examples narrow or mono" if run.get("narrow") else "")
+        + (f", real songs count {run['songs']:g} times" if run.get("songs", 1.0) != 1.0 else "")
+        + _backings_text(run)
         + f", AdamW with a peak of {run['lr']:g}, moving average "
         f"{run['ema']:g}, "
         + ("batch norms frozen, " if run.get("frozen_norms") else "")
@@ -204,6 +207,12 @@ def _run_text(card: Mapping[str, Any]) -> str:
         )
         + (_norms_text(card["norms_anew"]) if "norms_anew" in card else "")
     )
+
+
+def _backings_text(run: Mapping[str, Any]) -> str:
+    usual = TrainConfig.backings  # older cards name none
+    share = run.get("backings", usual)
+    return f", {share:.0%} of them before backings" if share != usual else ""
 
 
 def _teacher_text(run: Mapping[str, Any]) -> str:
