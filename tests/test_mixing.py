@@ -11,6 +11,7 @@ from tiny_material import RATE
 
 from moises_light.config import SOURCES
 from moises_light.training import augment
+from moises_light.training.config import TrainConfig
 from moises_light.training.corpus import BACKING, write_track
 from moises_light.training.mixing import MixingConfig, MixtureDataset
 
@@ -326,6 +327,22 @@ def test_shares_of_backings_and_of_those_that_are_sung(backed, folder):
         for share in (0.0, 1.0)
     )
     assert torch.equal(plain[1], asked[1])
+
+
+def test_a_run_chooses_how_many_real_songs_and_backings_it_hears(tmp_path):
+    for name, kind, hertz in (("s", "song", 1000), ("b", "band", 200)):
+        wave = 0.1 * np.sin(2 * np.pi * hertz * np.arange(4 * RATE) / RATE)
+        stems = dict.fromkeys(SOURCES, np.stack([wave, wave]).astype(np.float32))
+        write_track(tmp_path, "train", name, kind, stems)
+    usual = MixingConfig.weighted(TrainConfig.songs, TrainConfig.backings)
+    assert usual == MixingConfig()
+    config = MixingConfig.weighted(0, 0.75)
+    assert config.backings == 0.75
+    dataset = MixtureDataset(tmp_path, "train", LENGTH, config=config)
+    for index in range(10):
+        mixture, _ = dataset.draw(index)
+        power = np.abs(np.fft.rfft(mixture[0].numpy() * np.hanning(LENGTH)))
+        assert power.argmax() < 300  # the band's, as fast as it may be played
 
 
 def test_a_backing_is_no_source_of_other_examples(backed):

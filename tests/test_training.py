@@ -597,16 +597,25 @@ def test_a_run_that_was_stopped_gives_weights(
         if row["step"] == 2:
             raise Stop
 
-    monkeypatch.setattr(
-        mixing, "MixtureDataset", lambda folder, split, length, seed: Tones(length, seed)
-    )
+    drawn = []
+
+    def draw(
+        folder: Path, split: str, length: int, seed: int, config: mixing.MixingConfig
+    ) -> Tones:
+        drawn.append(config)
+        return Tones(length, seed)
+
+    monkeypatch.setattr(mixing, "MixtureDataset", draw)
     monkeypatch.setattr(torch, "set_flush_denormal", lambda on: True)  # it would stay on
-    config = TrainConfig(frames=16, batch_size=2, steps=3, bf16=False, seed=7)
+    config = TrainConfig(
+        frames=16, batch_size=2, steps=3, bf16=False, seed=7, songs=0.5, backings=0.5
+    )
     with pytest.raises(Stop):
         run(config, tmp_path, log_steps=1, on_log=stop, commit="abc")
     before = (tmp_path / "state.safetensors").read_bytes()
     command = ["train", "--export", "--folder", str(tmp_path)]
     assert cli.main(command) == 0
+    assert drawn == [mixing.MixingConfig.weighted(0.5, 0.5)]
     model = tmp_path / "model.safetensors"
     assert capsys.readouterr().out == f"{model}\n"
     card = weights.load(model).metadata["card"]
@@ -730,6 +739,8 @@ def test_a_run_without_an_end_is_refused(tmp_path: Path) -> None:
         ({"teaching": 1.5}, "teaching=1.5; choose a share from 0 to 1"),
         ({"teacher": "paper_large", "loss": "mae"}, "which mae does not compare; choose bands"),
         ({"narrow": -0.1}, "narrow=-0.1; choose a share from 0 to 1"),
+        ({"backings": 1.1}, "backings=1.1; choose a share from 0 to 1"),
+        ({"songs": -1.0}, "songs=-1.0; choose 0 or more"),
         ({"frozen_norms": True}, "frozen_norms keeps the statistics of a start; give start"),
     ],
 )
@@ -1334,16 +1345,20 @@ def test_a_grafted_start_and_the_weight_of_highs_are_told(tmp_path: Path) -> Non
         highs=3.0,
         highs_of=("vocals", "other"),
         focus=2.0,
+        songs=0.5,
+        backings=0.5,
     )
     card = weights.load(run(config, tmp_path / "second")).metadata["card"]
     text = release.card_text("paper_small", {**SCORED, **card})
     told = "; then grafted: two features; then averaged: with itself\n"
     assert re.search(f"first `paper_small`, 2 steps .*{told}", text)
     counted = "the highs of vocals and other 3, vocals 2"
-    assert re.search(f"`paper_small`, 1 steps .*, {counted}\\)", text)
-    del card["run"]["highs_of"], card["run"]["focus"]  # as runs were that knew no other choice
+    shares = "real songs count 0.5 times, 50% of the examples before backings"
+    assert re.search(f"`paper_small`, 1 steps .*, {counted}\\), {shares}, AdamW", text)
+    for name in ("highs_of", "focus", "songs", "backings"):
+        del card["run"][name]  # as runs were that knew no other choice
     text = release.card_text("paper_small", {**SCORED, **card})
-    assert re.search("`paper_small`, 1 steps .*, the highs of vocals 3\\)", text)
+    assert re.search("`paper_small`, 1 steps .*, the highs of vocals 3\\), AdamW", text)
 
 
 @pytest.mark.usefixtures("tiny_preset")

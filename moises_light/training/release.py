@@ -212,7 +212,7 @@ def _run_text(card: Mapping[str, Any]) -> str:
 def _backings_text(run: Mapping[str, Any]) -> str:
     usual = TrainConfig.backings  # older cards name none
     share = run.get("backings", usual)
-    return f", {share:.0%} of them before backings" if share != usual else ""
+    return f", {share:.0%} of the examples before backings" if share != usual else ""
 
 
 def _teacher_text(run: Mapping[str, Any]) -> str:
