@@ -32,6 +32,8 @@ from moises_light.model import MoisesLight  # noqa: E402
 from moises_light.ui import engine as engines  # noqa: E402
 from moises_light.ui import handlers, jobs  # noqa: E402
 from moises_light.ui.demo import build_demo, launch_options  # noqa: E402
+from moises_light.ui.engine import Engine  # noqa: E402
+from moises_light.ui.handlers import Studio  # noqa: E402
 from moises_light.ui.share import Shares  # noqa: E402
 
 pytestmark = [pytest.mark.browser, pytest.mark.slow]
@@ -125,7 +127,8 @@ class Server:
         self.start()
 
     def start(self) -> None:
-        self.demo = build_demo(self.checkpoints)
+        self.studio = Studio(Engine(self.checkpoints))
+        self.demo = build_demo(studio=self.studio)
         _, self.address, _ = self.demo.launch(
             server_name="127.0.0.1", prevent_thread_lock=True, quiet=True, **launch_options()
         )
@@ -775,7 +778,7 @@ def test_who_comes_with_another_song_gets_no_late_one(
 ) -> None:
     """A second tab waits for the run of the first, whose song it would show."""
     monkeypatch.setattr(ByFrequency, "pause", 2.0)
-    monkeypatch.setattr(handlers, "PATIENCE", 12.0)
+    monkeypatch.setattr(handlers, "LONGEST_WAIT", 12.0)
     page = visit()
     begin(page, song)
     second = duplicated(page)
@@ -920,15 +923,23 @@ def test_what_was_stopped_goes_on_when_it_is_told_to(
 def test_a_second_tab_leaves_the_first_ones_run_alone(
     visit: Callable[..., Any], song: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(ByFrequency, "pause", 1.0)
-    monkeypatch.setattr(handlers, "PATIENCE", 0.5)
+    monkeypatch.setattr(ByFrequency, "pause", 4.0)
+    monkeypatch.setattr(handlers, "LONGEST_WAIT", 0.5)
     page = visit()
     begin(page, song)
     second = duplicated(page)
     second.wait_for_function("window.studio && window.studio.state().phase === 'ready'")
     assert "in another tab" in second.inner_text(".ml-status")
+    monkeypatch.setattr(handlers, "LONGEST_WAIT", 60.0)
+    monkeypatch.setattr(handlers, "PATIENCE", 0.0)
+    third = duplicated(page)
+    third.wait_for_function(
+        "document.querySelector('.ml-invite')?.textContent.includes('in another tab')"
+    )
     monkeypatch.setattr(ByFrequency, "pause", 0.0)
-    wait(page, "s.phase === 'finished' && s.ready.a === 882000")
+    for each in (page, third):
+        each.wait_for_function("window.studio.state().ready.a === 882000")
+        assert state(each)["phase"] == "finished"
 
 
 @pytest.mark.parametrize("first", ["example", "link"])
@@ -967,6 +978,14 @@ def test_a_page_whose_session_was_forgotten_still_has_its_song(
     # what Gradio does an hour after a connection was lost
     server.demo.app.state_holder.session_data.clear()
     assert suggested(download(page, "take-bass")).endswith("-bass-paper_small.wav")
+    tab(page, "Views")
+    page.wait_for_selector("#view .js-plotly-plot")
+    with page.expect_response(lambda response: "queue/data" in response.url):
+        page.get_by_label("Stems", exact=True).click()
+    page.wait_for_function(
+        "document.querySelector('#view .js-plotly-plot')?.textContent.includes('Vocals')"
+    )
+    assert not page.locator(".toast-body").count()
 
 
 def make_link(page: Any, *before: str) -> str:
@@ -1867,3 +1886,6 @@ def test_programs_get_the_same_plain_errors(server: Server, tmp_path: Path) -> N
     ):
         with pytest.raises(AppError, match=words):
             client.predict(handle_file(str(path)), **values, api_name="/separate")
+    # whatever Gradio would have loaded, however large
+    with pytest.raises(AppError, match="an address, and only files are taken"):
+        client.predict(handle_file(f"{server.address}theme.css"), api_name="/separate")

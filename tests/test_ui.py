@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import threading
 import time
 import unicodedata
@@ -300,6 +301,9 @@ def test_where_the_disk_is_full_what_can_be_written_again_goes_first(
     exports = song.folder / "exports" / "a-1-wav16"
     exports.mkdir(parents=True)
     (exports / "x.wav").write_bytes(b"x")
+    mark = root / ("a" * 64)  # of an upload, which it helps to find and delete
+    mark.touch()
+    os.utime(mark, (time.time() - 3600,) * 2)
     unseen, opened = root / ("1" * 32), root / ("2" * 32)
     now = time.time()
     for folder, age in ((unseen, 3000), (opened, 300)):
@@ -325,6 +329,7 @@ def test_where_the_disk_is_full_what_can_be_written_again_goes_first(
     free = iter([0])
     assert jobs.sweep(root, 7200, keep_free=50) == 1
     assert (opened.exists(), song.folder.exists()) == (False, True), "then the oldest"
+    assert mark.exists()
 
 
 def test_a_copy_is_its_own(song: jobs.Song) -> None:
@@ -659,6 +664,72 @@ def test_what_a_link_brought_is_shared_no_longer_than_the_link(
     opened = replace(opened, folder=song.folder)
     with pytest.raises(ValueError, match="came by is gone"):
         shares.create(opened, jobs.load_takes(song))
+
+
+def test_a_link_that_is_deleted_while_it_is_opened_or_shared_again_leaves_nothing(
+    song: jobs.Song, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    songs = song.folder.parent
+    shares = share.Shares(tmp_path / "links")
+    studio = Studio(Engine(tmp_path), songs, shares)
+
+    def meanwhile(name: str, link: share.Link) -> None:
+        once = getattr(share.Shares, name)
+
+        def late(self: share.Shares, *arguments: object) -> None:
+            once(self, *arguments)
+            assert studio.unshare(link.token, link.key)
+
+        monkeypatch.setattr(share.Shares, name, late)
+
+    first = shares.create(song, [separated(song)])
+    opened = jobs.fork(shares.open(first.token, songs), "a")
+    with monkeypatch.context():
+        meanwhile("_store", first)
+        with pytest.raises(ValueError, match="came by is gone"):
+            shares.create(opened, jobs.load_takes(opened))
+        monkeypatch.undo()
+    second = shares.create(song, jobs.load_takes(song))
+    meanwhile("_restore", second)
+    with pytest.raises(ValueError, match="was deleted"):
+        shares.open(second.token, songs)
+    assert list(songs.iterdir()) == [song.folder]
+    assert not list((tmp_path / "links").iterdir())
+
+
+@pytest.mark.parametrize(
+    ("part", "values"),
+    [("song", {"mood": 1}), ("take", {"mood": 1}), ("take", {"preset": "paper_medium"})],
+)
+def test_a_link_of_another_version_says_so(
+    song: jobs.Song, tmp_path: Path, part: str, values: dict[str, object]
+) -> None:
+    shares, songs = share.Shares(tmp_path / "links"), tmp_path / "elsewhere"
+    link = shares.create(song, [separated(song)])
+    path = tmp_path / "links" / link.token / "result.json"
+    result = json.loads(path.read_text())
+    (result["song"] if part == "song" else result["takes"][0]).update(values)
+    path.write_text(json.dumps(result))
+    with pytest.raises(ValueError, match="made by another version of this page"):
+        shares.open(link.token, songs)
+    assert not songs.exists()
+
+
+def test_a_song_of_another_version_is_as_good_as_gone(song: jobs.Song) -> None:
+    take = separated(song)
+    for name in ("song", take.slot):
+        path = song.folder / f"{name}.json"
+        path.write_text(json.dumps({**json.loads(path.read_text()), "mood": 1}))
+    assert jobs.load_take(song, take.slot) is None
+    assert jobs.load_song(song.folder.parent, song.token) is None
+
+
+def test_a_name_is_as_the_visitor_knows_it(studio: Studio, tmp_path: Path) -> None:
+    path = tmp_path / "Don%22t %22Stop%22%0D%0A 50%.wav"  # as browsers send quotes and line ends
+    audio.save(path, tones().sum(0), SAMPLE_RATE)
+    assert studio.open_song(str(path)).name == 'Don"t "Stop"   50%'
+    recording = studio.open_song(str(path), "recording").name
+    assert re.fullmatch(r"Recording \d{4}-\d\d-\d\d \d\d\.\d\d UTC", recording)
 
 
 def test_a_link_that_cannot_be_opened_leaves_nothing(song: jobs.Song, tmp_path: Path) -> None:
@@ -1057,8 +1128,13 @@ def test_uploads_that_gradio_forgot_go_as_well(
     studio.open_song(str(uploads / ("a" * 64) / "song.wav"))
     with pytest.raises(gr.Error):
         studio.open_song(str(uploads / ("b" * 64) / "song.wav"))
+    for name, age in (("tmpnew_1", 60), ("tmpold_1", 90_000)):
+        (uploads / name).touch()
+        os.utime(uploads / name, (time.time() - age,) * 2)
     studio.sweep()
-    assert len(list(uploads.iterdir())) == 3
+    assert len(list(uploads.iterdir())) == 4
+    assert not (uploads / "tmpold_1").exists(), "what Gradio opens and leaves empty"
+    (uploads / "tmpnew_1").unlink()
     for mark in studio.root.glob("[ab]" * 64):
         os.utime(mark, (1, 1))
     studio.sweep()

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 from urllib.parse import urlencode
 
 import gradio as gr
+from gradio import processing_utils
 
 from moises_light.config import DEFAULT_PRESET, SOURCES
 from moises_light.ui import export, jobs, plots, words
@@ -58,6 +59,10 @@ KEEP_LINKS = """(made, before) => {
 KEPT_LINKS = """() => {
   try { return [JSON.parse(sessionStorage.getItem('studio-links')) || []]; } catch { return [[]]; }
 }"""
+FETCHING = "Fetching your song …"
+STILL_RUNS = (
+    "This song is still being separated, by this page before it was loaded anew or in another tab."
+)
 WHOLE_ADDRESS = """(query) =>
   query && query.startsWith('?') ? location.origin + location.pathname + query : query"""
 
@@ -69,6 +74,7 @@ def build_demo(checkpoints: str | Path | None = None, *, studio: Studio | None =
         checkpoints: folder of the weights; `None` leaves it to `moises_light.weights`.
         studio: what works behind the page; made from `checkpoints` by default.
     """
+    processing_utils.async_ssrf_protected_download = _fetch_nothing
     studio = studio or Studio(Engine(checkpoints))
     with gr.Blocks(
         title="Moises-Light Studio",
@@ -105,6 +111,11 @@ def build_demo(checkpoints: str | Path | None = None, *, studio: Studio | None =
         _programs(studio)
     demo.queue(max_size=16, default_concurrency_limit=4)
     return demo
+
+
+async def _fetch_nothing(url: str, cache_dir: str) -> str:
+    """Gradio would load a whole file, however large, from an address given instead of one."""
+    raise gr.Error("This is an address, and only files are taken. Send the file itself.")
 
 
 def launch_options() -> dict[str, Any]:
@@ -300,7 +311,12 @@ def _views_tab(studio: Studio, token: gr.Textbox) -> Parts:
         _invitation("Drop a song to see its spectrogram, and what the network makes of it.", "song")
         with gr.Column(elem_classes="ml-song-needed"):
             view = gr.Radio(
-                [("Song", "song")], value="song", show_label=False, label="Picture", elem_id="views"
+                # what may be chosen in a session that Gradio has forgotten; arrivals narrow it
+                [(label, name) for name, label in plots.VIEWS.items()],
+                value="song",
+                show_label=False,
+                label="Picture",
+                elem_id="views",
             )
             plot = gr.Plot(show_label=False, label="Picture", elem_id="view")
             gr.Markdown(
@@ -745,6 +761,7 @@ def _wire_runs(
         studio.look,
         [token, views["view"]],
         views["plot"],
+        trigger_mode="always_last",  # who clicks on sees the picture that was clicked last
         show_progress="minimal",
         api_visibility="private",
     )
@@ -826,11 +843,15 @@ def _wire_links(
             mine.touch()
             phase, text = "ready", "The page was loaded anew. Your song is still here."
             takes, part, slot = [], None, "a"
-            if studio.is_busy(mine.token):
-                yield keep, {"opening": "Fetching your song …"}, *(keep,) * 6
             # a run ends where its page goes, at its next block; that of a page which is still
             # open goes on, for this may be a second one
-            if studio.wait_for(mine.token):
+            shown: dict[str, str] | None = None
+            for long in studio.wait_for(mine.token):
+                now = {"opening": STILL_RUNS if long else FETCHING}
+                # also where nothing is new, so that Gradio can end this for who has left
+                yield keep, now if now != shown else keep, *(keep,) * 6
+                shown = now
+            if not studio.is_busy(mine.token):
                 takes, part = jobs.load_takes(mine), jobs.to_go_on(mine)
                 if part is not None:
                     phase, slot = "stopped", part.slot
@@ -839,7 +860,7 @@ def _wire_links(
                 elif takes:
                     phase, slot = takes[-1].state, takes[-1].slot
             else:
-                text = "This song is being separated in another tab. Load this one anew later."
+                text = f"{STILL_RUNS} Load this page anew then."
             chosen = {take.slot: take.preset for take in [*takes, *([part] if part else [])]}
             yield (
                 mine.token,
@@ -862,7 +883,7 @@ def _wire_links(
         kept,
         [*arrival, desk["go"], desk["place"]],
         js=KEPT,
-        concurrency_limit=8,
+        concurrency_limit=16,
         concurrency_id="arrive",
         **QUIET,
     )

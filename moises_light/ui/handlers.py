@@ -31,7 +31,9 @@ KEEP_SECONDS = 2 * 3600.0
 KEEP_FREE_BYTES = 2 << 30
 TICK = 0.4
 PATIENCE = 20.0
-"""Seconds in which the run of a page that was left must have come to its next block."""
+"""Seconds in which the run of a page that was left has nearly always come to its next block."""
+LONGEST_WAIT = 300.0
+"""Seconds after which a page no longer waits for the run of another one to end."""
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
 GONE = "This song is no longer on the server. Drop it once more."
 WHOLE, PREVIEW = "Whole song", "30 s preview"
@@ -106,7 +108,10 @@ class Studio:
         try:
             self.make_room()
             self._mark_upload(path)
-            return jobs.prepare(path, self.root, origin=origin)
+            # a browser calls every recording alike
+            now = time.strftime("Recording %Y-%m-%d %H.%M UTC", time.gmtime())
+            name = now if origin == "recording" else ""
+            return jobs.prepare(path, self.root, name=name, origin=origin)
         except Exception as error:
             raise explain(error) from error
 
@@ -198,14 +203,12 @@ class Studio:
         """Whether a song, or the page of that session, has a run that has not ended."""
         return token in self._runs or bool(self._of_session(session))
 
-    def wait_for(self, token: str) -> bool:
-        """Wait until a song has no run, at most `PATIENCE` seconds; whether it has none."""
-        deadline = time.monotonic() + PATIENCE
-        while self.is_busy(token):
-            if time.monotonic() > deadline:
-                return False
-            time.sleep(TICK / 4)
-        return True
+    def wait_for(self, token: str) -> Iterator[bool]:
+        """Wait until a song has no run, at most `LONGEST_WAIT`; yields whether it is long."""
+        begun = time.monotonic()
+        while self.is_busy(token) and (waited := time.monotonic() - begun) < LONGEST_WAIT:
+            yield waited > PATIENCE
+            time.sleep(TICK / 2)
 
     def _of_session(self, session: str | None) -> list[Run]:
         return [run for run in list(self._runs.values()) if session and run.session == session]
@@ -374,6 +377,12 @@ class Studio:
             (self.root / folder.name).touch()
 
     def _sweep_uploads(self, max_age: float) -> None:
+        # Gradio opens one for every file that a page sends, and leaves it empty
+        for left in Path(get_upload_folder()).glob("tmp*"):
+            with suppress(OSError):
+                about = left.stat()
+                if not about.st_size and time.time() - about.st_mtime > max_age and left.is_file():
+                    left.unlink()
         for mark in self.root.iterdir() if self.root.is_dir() else ():
             with suppress(OSError):  # another process may sweep, too
                 if UPLOAD.fullmatch(mark.name) and time.time() - mark.stat().st_mtime > max_age:

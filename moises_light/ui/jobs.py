@@ -180,7 +180,10 @@ def load_song(root: Path, token: str | None) -> Song | None:
         values = json.loads((folder / "song.json").read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return None
-    return Song(folder=folder, **values)
+    try:
+        return Song(folder=folder, **values)
+    except TypeError:  # by another version of this page
+        return None
 
 
 def load_take(song: Song, slot: str) -> Take | None:
@@ -193,11 +196,18 @@ def _kept_take(song: Song, name: str) -> Take | None:
         values = json.loads((song.folder / f"{name}.json").read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return None
-    return take_from(values)
+    try:
+        return take_from(values)
+    except (TypeError, KeyError):
+        return None
 
 
 def take_from(values: dict[str, Any]) -> Take:
-    """A take from what JSON kept of it."""
+    """A take from what JSON kept of it.
+
+    Raises:
+        TypeError, KeyError: if another version of this page wrote it.
+    """
     tuples = {
         "sources": tuple(values["sources"]),
         "gram": tuple(tuple(row) for row in values["gram"]),
@@ -402,7 +412,10 @@ def prepare(
 def title(path: str | Path, tags: Mapping[str, str]) -> str:
     """What to call a song: "artist - title" from its tags, else its file's name."""
     named = [tags[key].strip() for key in ("artist", "title") if tags.get(key, "").strip()]
-    return (" - ".join(named) if tags.get("title", "").strip() else Path(path).stem)[:120]
+    if tags.get("title", "").strip():
+        return " - ".join(named)[:120]
+    # what browsers escape in the name of a file that they send
+    return re.sub("%0A|%0D", " ", Path(path).stem.replace("%22", '"'))[:120]
 
 
 def samples(song: Song, name: str, sources: int = 1) -> np.ndarray:
@@ -570,7 +583,8 @@ def sweep(root: Path, max_age: float, keep_free: int = 0, now: float | None = No
         _sweep_exports(root, now, short)
     aged.sort(key=lambda pair: now - pair[0] <= OPEN)  # what no page shows first
     for touched, entry in aged:
-        if now - touched > max_age or (short() and now - touched > IN_USE):
+        full = entry.is_dir() and short()  # the mark of an upload takes no room, see `Studio.sweep`
+        if now - touched > max_age or (full and now - touched > IN_USE):
             if entry.is_dir():
                 shutil.rmtree(entry, ignore_errors=True)
             else:

@@ -24,12 +24,14 @@ from pathlib import Path
 from typing import Any
 
 from moises_light import audio
+from moises_light.config import configs
 from moises_light.ui import jobs
 from moises_light.ui.jobs import CHANNELS, SAMPLE_RATE, Song, Take, Track
 
 FOLDER_VARIABLE = "MOISES_LIGHT_SHARES"
 DAYS_VARIABLE = "MOISES_LIGHT_SHARE_DAYS"
 LIMIT_VARIABLE = "MOISES_LIGHT_SHARE_GB"
+FOREIGN = "this link was made by another version of this page and cannot be opened here"
 
 
 @dataclass(frozen=True)
@@ -45,6 +47,28 @@ class Link:
     token: str
     key: str
     expires: float
+
+
+def _read(
+    result: dict[str, Any], folder: Path, token: str
+) -> tuple[Song, float, list[tuple[Take, float]]]:
+    """The song of a link, to be decoded into `folder`, and its takes, each with its gain.
+
+    Raises:
+        ValueError: if another version of this page wrote it.
+    """
+    try:
+        stored = {**result["song"], "folder": folder, "origin": "link", "link": token}
+        gain = stored.pop("gain")
+        song = Song(**stored)
+        gains = [values.pop("gain") for values in result["takes"]]
+        takes = [jobs.take_from(values) for values in result["takes"]]
+        unknown = {take.preset for take in takes} - configs.keys()
+    except (TypeError, KeyError) as error:
+        raise ValueError(FOREIGN) from error
+    if unknown:
+        raise ValueError(FOREIGN)
+    return song, gain, list(zip(takes, gains, strict=True))
 
 
 class Shares:
@@ -89,10 +113,11 @@ class Shares:
             raise ValueError("there is nothing to share yet; separate a song first")
         self.sweep()
         expires = self._clock() + self.days * 86400
+        orphan = ValueError("the link that this song came by is gone; it cannot be shared now")
         if song.link:
             parent = self.look(song.link)
             if parent is None:
-                raise ValueError("the link that this song came by is gone; it cannot be shared now")
+                raise orphan
             expires = min(expires, parent["expires"])
         self.root.mkdir(parents=True, exist_ok=True)
         used = sum(path.stat().st_size for path in self.root.rglob("*.flac"))
@@ -105,6 +130,8 @@ class Shares:
         draft.mkdir(mode=0o700)
         try:
             self._store(draft, song, takes, link)
+            if song.link and self.look(song.link) is None:  # deleted while this was written
+                raise orphan
             draft.rename(self.root / link.token)
         except BaseException:
             shutil.rmtree(draft, ignore_errors=True)
@@ -159,7 +186,8 @@ class Shares:
             make_room: called with the bytes that it takes; raises where they are not there.
 
         Raises:
-            ValueError: if there is no such link (any more).
+            ValueError: if there is no such link (any more), or another version of this page made
+                it.
         """
         gone = ValueError("this link has expired, was deleted, or was never there")
         if self.look(token) is None:
@@ -172,29 +200,30 @@ class Shares:
             if before is not None:
                 before.touch()
                 return before
-            stored = result["song"]
-            frames = stored["frames"]
-            frames += sum(take["ready"] * len(take["sources"]) for take in result["takes"])
+            song, gain, takes = _read(result, songs / jobs.new_token(), token)
+            frames = song.frames + sum(take.ready * len(take.sources) for take, _ in takes)
             make_room(frames * CHANNELS * (4 + 2))  # float32, and 16 bits for the player
-            folder = songs / jobs.new_token()
-            folder.mkdir(parents=True, mode=0o700)
-            gain = stored.pop("gain")
-            song = Song(**{**stored, "folder": folder, "origin": "link", "link": token})
+            song.folder.mkdir(parents=True, mode=0o700)
             try:
-                self._decode(self.root / token, song, gain, result["takes"])
-            except BaseException:
-                shutil.rmtree(folder, ignore_errors=True)
+                self._decode(self.root / token, song, gain, takes)
+                if self.look(token) is None:
+                    raise gone
+            except BaseException as error:
+                shutil.rmtree(song.folder, ignore_errors=True)
+                if isinstance(error, Exception) and self.look(token) is None:
+                    raise gone from error  # its maker deleted it in the meantime
                 raise
             self._opened[token] = song.token
             return song
 
-    def _decode(self, source: Path, song: Song, gain: float, takes: list[dict[str, Any]]) -> None:
+    def _decode(
+        self, source: Path, song: Song, gain: float, takes: list[tuple[Take, float]]
+    ) -> None:
         with closing(Track(song.folder, "mixture", 1)) as track:
             for block in audio.stream(source / "mixture.flac", SAMPLE_RATE, CHANNELS):
                 track.append(block[None] / gain)
-        for stored in takes:
-            take_gain = stored.pop("gain")
-            self._restore(source, song, jobs.take_from(stored), take_gain)
+        for take, take_gain in takes:
+            self._restore(source, song, take, take_gain)
         song.save()
 
     def _restore(self, source: Path, song: Song, take: Take, gain: float) -> None:
