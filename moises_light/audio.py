@@ -253,8 +253,9 @@ def stream(
 
     Raises:
         AudioError: if there is no such file; if nothing in it can be decoded; if it is longer than
-            `max_seconds`, or ends before `start`; if its sample rate or number of channels is
-            outside what is sensible; if it holds NaN, infinity or numbers far beyond full scale.
+            `max_seconds`, or ends before `start`; if `seconds` hold no sample; if its
+            sample rate or number of channels is outside what is sensible; if it holds NaN, infinity
+            or numbers far beyond full scale.
         ValueError: if an argument is outside its range.
     """
     if channels not in (1, 2):
@@ -282,9 +283,16 @@ def _stream(
 ) -> Iterator[Tensor]:
     decoded = _decode(path, warn)
     stop = None if seconds is None else start + seconds
+    reached = 0.0  # seconds
+
+    def limited() -> Iterator[tuple[int, np.ndarray]]:
+        nonlocal reached
+        for rate, block in _limited(path, decoded, max_seconds):
+            reached += len(block) / rate
+            yield rate, block
+
     try:
-        limited = _limited(path, decoded, max_seconds)
-        wanted = _between(limited, start, stop)
+        wanted = _between(limited(), start, stop)
         if on_decoded is not None:
             wanted = _told(wanted, on_decoded)
         empty = True
@@ -292,6 +300,8 @@ def _stream(
             if block.shape[-1]:
                 empty = False
                 yield block
+        if empty and seconds is not None and reached > start:
+            raise AudioError(f"{seconds:g} s of {path.name} hold no sample; choose more seconds")
         if empty:
             raise AudioError(
                 f"{path.name} ends before {start:g} s; choose an earlier start"
@@ -526,6 +536,15 @@ def _check_rate(sample_rate: int) -> None:
     low, high = SAMPLE_RATES
     if not low <= sample_rate <= high:
         raise ValueError(f"a rate of {sample_rate} Hz; choose {low} to {high} Hz")
+
+
+def _check_channels(path: Path, format: str, channels: int) -> None:
+    most = 2 if _encoding(format).container == "MP3" else MAX_CHANNELS
+    if not 1 <= channels <= most:
+        raise ValueError(
+            f"cannot write {path.name}: {channels} channels, and {most} are the most; "
+            f"audio is [C, L], so transpose it if it came as [L, C]"
+        )
 
 
 def _tensor(block: np.ndarray) -> Tensor:
@@ -846,7 +865,8 @@ def _check_header(path: Path, sample_rate: int, channels: int) -> None:
 
 def _tell(path: Path, warn: Warn, done: float, announced: float, damaged: bool) -> None:
     # an encoder's padding may make the difference of a fraction of a second
-    if announced < 2**40 and done < 0.97 * announced - 0.2:
+    padding = min(0.03 * announced + 0.2, 0.5)
+    if announced < 2**40 and done < announced - padding:
         warn(f"{path.name} is damaged: only {done:.1f} of its {announced:.1f} seconds can be read")
     elif damaged:
         warn(f"{path.name} is damaged: {done:.1f} seconds of it could be read")
@@ -873,6 +893,9 @@ def _cut_off(path: Path) -> bool:
 
 
 def _no_audio(path: Path) -> AudioError:
+    with suppress(_Unreadable), _open_soundfile(path) as file:
+        if not file.frames and not _cut_off(path):
+            return AudioError(f"{path.name} is empty: 0 samples")
     return AudioError(
         f"{path.name} holds no audio that can be read; what can be: {READABLE}, if all of the file "
         f"is there"
@@ -920,8 +943,8 @@ def save(
 
     Raises:
         AudioError: if the file cannot be written.
-        ValueError: if the format or a tag is unknown, or the audio has another shape or holds
-            NaN or infinity.
+        ValueError: if the format or a tag is unknown, the format has no such rate or not so many
+            channels, or the audio has another shape or holds NaN or infinity.
     """
     audio = _checked(audio, None)
     format = format or _format_of(Path(path))
@@ -959,8 +982,8 @@ class Writer:
 
     Raises:
         AudioError: if the file cannot be written.
-        ValueError: if the format or a tag is unknown, or a block has another shape or holds NaN or
-            infinity.
+        ValueError: if the format or a tag is unknown, the format has no such rate or not so many
+            channels, or a block has another shape or holds NaN or infinity.
     """
 
     def __init__(
@@ -977,16 +1000,13 @@ class Writer:
         self.channels = channels
         self.peak = 0.0
         self.frames = 0
-        self._encoding = encoding = _encoding(format or _format_of(self.path))
+        format = format or _format_of(self.path)
+        self._encoding = encoding = _encoding(format)
+        check_format_rate(format, sample_rate)
+        _check_channels(self.path, format, channels)
         tags = _checked_tags(tags)
         # libsndfile hands UTF-8 to LAME, which calls it Latin-1: an mp3's tags are written here
         self._id3 = _id3(tags) if encoding.container == "MP3" else b""
-        most = 2 if encoding.container == "MP3" else MAX_CHANNELS
-        if not 1 <= channels <= most:
-            raise ValueError(
-                f"cannot write {self.path.name}: {channels} channels, and {most} are the most; "
-                f"audio is [C, L], so transpose it if it came as [L, C]"
-            )
         width = {"PCM_16": 2, "PCM_24": 3}.get(encoding.subtype, 4) * channels
         fits = MAX_WAV // width
         large = encoding.container == "WAV" and frames is not None and frames > fits
@@ -1165,8 +1185,9 @@ class StemWriter:
 
     Raises:
         AudioError: if a file cannot be written.
-        ValueError: if the format or a tag is unknown, a name is no file name, or a block has
-            another shape or holds NaN or infinity.
+        ValueError: if the format or a tag is unknown, the format has no such rate or not so many
+            channels, a name is no file name, or a block has another shape or holds NaN or infinity,
+            none of which is then written.
 
     >>> import tempfile
     >>> with tempfile.TemporaryDirectory() as folder:
@@ -1194,6 +1215,7 @@ class StemWriter:
         self.paths: dict[str, Path] = {}
         files = dict(names) if isinstance(names, Mapping) else {name: name for name in names}
         extension = _encoding(format).extension
+        check_format_rate(format, sample_rate)
         if not files or len(set(files.values())) < len(names):
             raise ValueError(f"the stems are called {list(names)}; give different names")
         for name in files.values():
@@ -1203,6 +1225,7 @@ class StemWriter:
         self._channels: int | None = None
         self._finished = False
         self._made: list[Path] = []
+        self._undo: list[tuple[Path, Path]] = []  # from where to where; noted before it is done
         try:
             self._made = [p for p in (self.folder, *self.folder.parents) if not p.exists()]
             self.folder.mkdir(parents=True, exist_ok=True)
@@ -1226,19 +1249,26 @@ class StemWriter:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        if kind is not None:
-            self.discard()
-        elif not self._finished:
-            self.finish()
+        try:
+            if kind is None and not self._finished:
+                self.finish()
+        finally:
+            self.discard()  # once more, where Ctrl-C stopped that
 
     def write(self, block: Tensor) -> None:
         """Append a block `[S, C, n]`."""
+        if not isinstance(block, Tensor):
+            came = type(block).__name__
+            raise ValueError(f"audio came as {came}; give floating-point tensors [S, C, n]")
         if block.dim() != 3 or block.shape[0] != len(self._raw):
             raise ValueError(
                 f"a block of stems has the shape {list(block.shape)}; give [{len(self._raw)}, C, n]"
             )
-        for stem, file in zip(block, self._raw.values(), strict=True):
-            samples = _checked(stem, self._channels).T.numpy()
+        if self._channels is None:
+            _check_channels(next(iter(self._targets.values())), self.format, block.shape[1])
+        # all of them first, or the stems before the one that is refused would be ahead
+        checked = [_checked(stem, self._channels).T.numpy() for stem in block]
+        for samples, file in zip(checked, self._raw.values(), strict=True):
             self.peak = max(self.peak, float(np.abs(samples).max(initial=0.0)))
             try:
                 file.write(samples.tobytes())
@@ -1291,35 +1321,39 @@ class StemWriter:
         return gain
 
     def _let_appear(self, encoded: Mapping[str, Path]) -> None:
-        """Put all stems in place of what was there; if one cannot be, put back what was there."""
-        undo: list[tuple[Path, Path]] = []  # from where to where; noted before it is done
+        """Put all stems in place of what was there; until the last one is, `discard` undoes it."""
         try:
-            for i, target in enumerate(self._targets.values()):
+            for i, (stem, target) in enumerate(self._targets.items()):
                 if target.is_dir() and not target.is_symlink():
                     raise IsADirectoryError(errno.EISDIR, "there is a folder of that name")
                 if os.path.lexists(target):
                     old = self._work / f"{i}.old"
-                    undo.append((old, target))
+                    self._undo.append((old, target))
                     os.replace(target, old)
+                else:
+                    self._undo.append((target, encoded[stem]))
             for stem, path in encoded.items():
                 target = self._targets[stem]
-                undo.append((target, path))
                 os.replace(path, target)
-        except BaseException as error:  # Ctrl-C, too
-            for source, place in reversed(undo):
-                if os.path.lexists(source):
-                    with suppress(OSError):
-                        os.replace(source, place)
-            if isinstance(error, OSError):
-                raise _cannot_write(target, error) from error
-            raise
+        except OSError as error:
+            raise _cannot_write(target, error) from error
+        self._undo.clear()
 
     def discard(self) -> None:
-        """Stop and leave nothing behind, except what `finish` completed."""
+        """Stop and leave nothing behind, except what `finish` completed.
+
+        Stems that were there before and cannot be put back stay in the hidden folder, as the log
+        tells. Where this is stopped itself, it can be called again.
+        """
         for file in getattr(self, "_raw", {}).values():
             with suppress(OSError):
                 file.close()
-        if hasattr(self, "_work"):
+        for source, place in self._undo:
+            with suppress(OSError):  # nothing is there, too, where it was not done or is undone
+                os.replace(source, place)
+        if any(old.parent == self._work and os.path.lexists(old) for old, _ in self._undo):
+            logger.warning("stems that were there before could not be put back: %s", self._work)
+        elif hasattr(self, "_work"):
             shutil.rmtree(self._work, ignore_errors=True)
         if not self._finished:
             for folder in self._made:  # only those that we made, and only while they are empty

@@ -120,6 +120,10 @@ def separate(args: argparse.Namespace) -> int:
     for job in jobs:
         try:
             paths = stem_paths(job.folder, stems, args.format)
+            if job.folder.exists() and not job.folder.is_dir():
+                raise ValueError(
+                    f"{job.folder}, where its stems would go, is a file; choose another --output"
+                )
             lost = next((songs[key] for p in paths if (key := file_key(p)) in songs), None)
             if lost is not None:
                 whose = "its place" if lost == job.song else f"the place of {lost}"
@@ -195,9 +199,9 @@ def separate_file(
         for block in separator.blocks(song):
             mixture = song.take(block.shape[-1])
             rows = [
-                mixture - block[sources.index(MIXES[stem])]
-                if stem in MIXES
-                else block[sources.index(stem)]
+                block[sources.index(stem)]
+                if stem in sources
+                else mixture - block[sources.index(MIXES[stem])]
                 for stem in stems
             ]
             yield torch.stack(rows)
@@ -317,7 +321,8 @@ def choose_stems(text: str | None, sources: Sequence[str]) -> list[str]:
     if text is None:
         return list(sources)
     wanted = [name.strip() for name in text.split(",") if name.strip()]
-    known = [*sources, *(mix for mix, source in MIXES.items() if source in sources)]
+    mixes = [mix for mix, source in MIXES.items() if source in sources and mix not in sources]
+    known = [*sources, *mixes]
     unknown = [name for name in wanted if name not in known]
     if unknown or not wanted:
         raise ValueError(

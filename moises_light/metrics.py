@@ -25,7 +25,8 @@ def sdr(reference: Tensor, estimate: Tensor) -> Tensor:
     Shape: `[...]`, float32, dB. Where the reference is silent, 0 dB is the best that can be had.
 
     Raises:
-        ValueError: if the shapes differ or have fewer than two axes, or the audio is integers.
+        ValueError: if the shapes differ or have fewer than two axes, or the audio is no tensors
+            of floats.
 
     Source: Sound Demixing Challenge 2023, music track; its definition and its epsilon.
 
@@ -50,7 +51,8 @@ def si_sdr(reference: Tensor, estimate: Tensor) -> Tensor:
     Shape: `[...]`, float32, dB.
 
     Raises:
-        ValueError: if the shapes differ or have fewer than two axes, or the audio is integers.
+        ValueError: if the shapes differ or have fewer than two axes, or the audio is no tensors
+            of floats.
 
     Source: Le Roux et al., "SDR - half-baked or well done?", ICASSP 2019, eq. 3; without removal
         of the mean, as audio has none.
@@ -92,7 +94,7 @@ def energy_at_silence(
         dB, at least -100, or None where the source never rests.
 
     Raises:
-        ValueError: if the shapes differ, or the audio is integers.
+        ValueError: if the shapes differ or have not two axes, or the audio is no tensors of floats.
 
     Source: predicted energy at silence, Schulze-Forster et al., "Weakly informed audio source
         separation", WASPAA 2019; here relative to the mixture.
@@ -103,6 +105,8 @@ def energy_at_silence(
     """
     reference, estimate = _checked(reference, estimate)
     reference, mixture = _checked(reference, mixture)
+    if reference.dim() != 2:
+        raise ValueError(f"the audio has the shape {list(reference.shape)}; give [C, L]")
     n = reference.shape[-1] // block * block
     if not n:
         return None
@@ -127,6 +131,10 @@ def _decibels(signal: Tensor, distortion: Tensor) -> Tensor:
 
 def _checked(reference: Tensor, estimate: Tensor) -> tuple[Tensor, Tensor]:
     """Both in single precision at least: squares of 16-bit floats overflow or vanish."""
+    for name, audio in (("reference", reference), ("estimate", estimate)):
+        if not isinstance(audio, Tensor) or not audio.is_floating_point():
+            came = audio.dtype if isinstance(audio, Tensor) else type(audio).__name__
+            raise ValueError(f"the {name} is {came}; give floating-point tensors [..., C, L]")
     if reference.shape != estimate.shape:
         raise ValueError(
             f"reference {list(reference.shape)} and estimate {list(estimate.shape)} "
@@ -134,8 +142,5 @@ def _checked(reference: Tensor, estimate: Tensor) -> tuple[Tensor, Tensor]:
         )
     if reference.dim() < 2:
         raise ValueError(f"the audio has the shape {list(reference.shape)}; give [..., C, L]")
-    for name, audio in (("reference", reference), ("estimate", estimate)):
-        if not audio.is_floating_point():
-            raise ValueError(f"the {name} is {audio.dtype}; give floating-point audio [..., C, L]")
     both = torch.promote_types(torch.promote_types(reference.dtype, estimate.dtype), torch.float32)
     return reference.to(both), estimate.to(both)

@@ -347,13 +347,19 @@ class Separator:
             ValueError: as `blocks`.
         """
         length = mixture.shape[-1] if isinstance(mixture, Tensor) and mixture.dim() else None
-        blocks, done = [], 0
+        stems: list[Tensor] = []
+        done = 0
         for block in self.blocks(mixture):
-            blocks.append(block)
+            if length is None:
+                stems.append(block)
+            else:  # blocks that wait to be joined would take the song's memory twice
+                if not stems:
+                    stems.append(block.new_empty(*block.shape[:-1], length))
+                stems[0][..., done : done + block.shape[-1]] = block
             done += block.shape[-1]
             if progress is not None:
                 progress(done, length)
-        return torch.cat(blocks, dim=-1)
+        return torch.cat(stems, dim=-1) if length is None else stems[0]
 
     def blocks(self, mixture: Tensor | Iterable[Tensor]) -> Iterator[Tensor]:
         """Separate a song block by block.

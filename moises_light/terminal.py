@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import atexit
 import errno
 import io
 import os
@@ -10,13 +11,29 @@ import signal
 import sys
 import threading
 import unicodedata
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
+from types import FrameType
 
 import torch
 from tqdm import tqdm
 
 _lost: list[str] = []  # why lines of what was asked for could not be written
+_told: list[int] = []  # the signal that the work was stopped by
+
+_STOPS = [getattr(signal, s) for s in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, s)]
+
+_EXTRAS = {
+    "gradio": "app",
+    "plotly": "app",
+    "scipy": "train",
+    "pyworld": "train",
+    "pkg_resources": "train",
+    "fluidsynth": "train",
+    "museval": "evaluate",
+    "playwright": "dev",
+}
+"""Packages, as they are imported, and the extra of ours that brings each."""
 
 
 def say(text: str) -> None:
@@ -79,15 +96,20 @@ def exit_code(run: Callable[[], int | None], name: str = "error") -> int:
     for stream in (sys.stdout, sys.stderr):  # names of songs hold letters that not all encodings do
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
+    if sys.stderr is None:  # closed, and tqdm would write to what was asked for instead
+        sys.stderr = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115
     _lost.clear()
-    try:
-        code = _exit_code(run, name)
-    finally:
-        _is_read()
-    if _lost and not code:
-        say(f"{name}: what was to be printed could not be written: {_lost[0]}")
-        return 2
-    return code
+    _told.clear()
+    plain = signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    with _first_only(_STOPS[:1] if plain else []):
+        try:
+            code = _exit_code(run, name)
+        finally:
+            _is_read()
+        if _lost and not code:
+            say(f"{name}: what was to be printed could not be written: {_lost[0]}")
+            return 2
+        return code
 
 
 def _is_read() -> bool:
@@ -111,7 +133,10 @@ def _exit_code(run: Callable[[], int | None], name: str) -> int:
     try:
         return run() or 0
     except KeyboardInterrupt:
-        say("stopped")
+        for number in _STOPS:  # a key that is held would interrupt Python's own end, too
+            atexit.register(signal.signal, number, signal.SIG_IGN)
+        with _first_only(_STOPS):
+            say("stopped")
         return 130
     except (ValueError, OSError) as error:
         if isinstance(error, BrokenPipeError) and not _is_read():
@@ -121,7 +146,7 @@ def _exit_code(run: Callable[[], int | None], name: str) -> int:
     except ModuleNotFoundError as error:
         if (error.name or "moises_light").startswith("moises_light"):
             raise  # a mistake of ours
-        say(f"{name}: {missing(error, extra='train')}")
+        say(f"{name}: {missing(error)}")
         return 2
 
 
@@ -144,12 +169,22 @@ def at_least(lowest: int) -> Callable[[str], int]:
     return whole
 
 
-def missing(error: ModuleNotFoundError, extra: str) -> str:
-    """What to do where a package is not installed that comes with an extra of ours."""
-    return (
-        f"the package {error.name} is not installed; "
-        f"it comes with the extra {extra!r}: pip install -e '.[{extra}]' in a clone"
-    )
+def missing(error: ModuleNotFoundError, extra: str | None = None) -> str:
+    """What to do where a package is not installed.
+
+    Args:
+        error: that names it.
+        extra: of ours that brings what is in none by name.
+
+    >>> missing(ModuleNotFoundError(name="PIL"))
+    'the package PIL is not installed; it is in none of our extras: install it by itself'
+    """
+    extra = _EXTRAS.get((error.name or "").split(".")[0], extra)
+    if extra is None:
+        where = "it is in none of our extras: install it by itself"
+    else:
+        where = f"it comes with the extra {extra!r}: pip install -e '.[{extra}]' in a clone"
+    return f"the package {error.name} is not installed; {where}"
 
 
 @contextmanager
@@ -159,13 +194,26 @@ def end_as_ctrl_c() -> Iterator[None]:
     Only the main thread can be told. What the process was started to ignore, as with `nohup`, it
     goes on to ignore.
     """
+    _told.clear()
+    with _first_only(_STOPS[1:]):
+        yield
+
+
+def _stop(number: int, frame: FrameType | None) -> None:
+    if not _told:
+        _told.append(number)
+        raise KeyboardInterrupt
+
+
+@contextmanager
+def _first_only(numbers: Iterable[int]) -> Iterator[None]:
+    """The first of these signals is Ctrl-C; those after it do not disturb the cleaning up."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    numbers = [getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name)]
     before = {n: signal.getsignal(n) for n in numbers if signal.getsignal(n) != signal.SIG_IGN}
     for number in before:
-        signal.signal(number, signal.default_int_handler)
+        signal.signal(number, _stop)
     try:
         yield
     finally:

@@ -1,7 +1,9 @@
 """Files in and out. Every input is made here, with what the product itself installs."""
 
 import doctest
+import logging
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -373,6 +375,16 @@ def test_a_part_of_a_long_file_is_not_too_long(tmp_path: Path) -> None:
     assert load(tmp_path / "a.flac", max_seconds=15, start=10, seconds=1).shape == (2, RATE)
 
 
+@pytest.mark.parametrize(("rate", "seconds"), [(RATE, 1e-6), (4000, 3e-5)])
+def test_a_part_without_a_sample_says_so(tmp_path: Path, rate: int, seconds: float) -> None:
+    save(tmp_path / "a.wav", noise(2, 5 * RATE))
+    for start in (0.0, 2.0):
+        with pytest.raises(AudioError, match=r"s of a\.wav hold no sample; choose more seconds"):
+            load(tmp_path / "a.wav", rate, start=start, seconds=seconds)
+    with pytest.raises(AudioError, match=r"a\.wav ends before 5 s"):
+        load(tmp_path / "a.wav", rate, start=5.0, seconds=seconds)
+
+
 def test_one_sample_is_a_song(tmp_path: Path) -> None:
     save(tmp_path / "a.wav", torch.full((2, 1), 0.5), format="wav32f")
     assert torch.equal(load(tmp_path / "a.wav"), torch.full((2, 1), 0.5))
@@ -534,6 +546,18 @@ def mp3(path: Path, seconds: float = 6.0, header: bool = True) -> bytes:
     first = next(i for i in range(place + 4, len(data)) if data[i : i + 2] == data[:2])
     path.write_bytes(data if header else data[first:])
     return path.read_bytes()
+
+
+def test_an_mp3_that_lacks_its_last_seconds_says_so(tmp_path: Path) -> None:
+    sf.write(tmp_path / "a.mp3", noise(2, 120 * 16_000).T.numpy(), 16_000)
+    data = (tmp_path / "a.mp3").read_bytes()
+    (tmp_path / "a.mp3").write_bytes(data[: round(0.98 * len(data))])
+    told: list[str] = []
+    load(tmp_path / "a.mp3", warn=told.append)
+    assert len(told) == 1
+    assert re.fullmatch(
+        r"a\.mp3 is damaged: only 117\.\d of its 120\.0 seconds can be read", told[0]
+    )
 
 
 def id3(size: int) -> bytes:
@@ -699,6 +723,20 @@ def test_absurd_headers_are_refused(tmp_path: Path, rate: int, channels: int, me
     for read in (probe, load):
         with pytest.raises(AudioError, match=message):
             read(tmp_path / "a.wav")
+
+
+@pytest.mark.parametrize("name", ["a.wav", "a.aiff"])
+def test_a_file_of_no_samples_is_called_empty(tmp_path: Path, name: str) -> None:
+    sf.write(tmp_path / name, np.zeros((0, 2)), RATE)
+    with pytest.raises(AudioError, match=f"{name} is empty: 0 samples"):
+        load(tmp_path / name)
+
+
+def test_a_wav_that_lost_all_its_samples_is_not_called_empty(tmp_path: Path) -> None:
+    sf.write(tmp_path / "a.wav", np.zeros((RATE, 2)), RATE)
+    (tmp_path / "a.wav").write_bytes((tmp_path / "a.wav").read_bytes()[:44])
+    with pytest.raises(AudioError, match=r"a\.wav holds no audio .* if all of the file is there"):
+        load(tmp_path / "a.wav")
 
 
 def test_playlists_open_nothing(tmp_path: Path) -> None:
@@ -989,7 +1027,9 @@ def test_a_wav_beyond_its_format_is_refused_or_becomes_rf64(
         (lambda f: save(f / "a", torch.zeros(2, 10), format="aac"), "'aac'; choose one of wav16"),
         (lambda f: save(f / "a.wav", torch.zeros(2, 10), tags={"mood": "x"}), "tag 'mood' is unk"),
         (lambda f: save(f / "no" / "a.wav", torch.zeros(2, 10)), "there is no folder"),
-        (lambda f: save(f / "a.mp3", torch.zeros(2, 10), 12_345), "cannot write a.mp3"),
+        (lambda f: save(f / "a.mp3", torch.zeros(2, 10), 12_345), "mp3 has no 12345 Hz; choose"),
+        (lambda f: Writer(f / "a.wav", 0), "a rate of 0 Hz; choose 4000 to 384000 Hz"),
+        (lambda f: StemWriter(f / "s", ["a"], "mp3", 96_000), "mp3 has no 96000 Hz; choose"),
         (lambda f: save(f / "a.mp3", torch.zeros(6, 10)), "cannot write a.mp3: 6 channels, and 2"),
         (
             lambda f: save(f / "a.wav", torch.zeros(10, 2)),
@@ -1256,6 +1296,64 @@ def test_stems_that_cannot_appear_together_do_not_appear(
         assert (tmp_path / name).read_text() == f"old {name}"
 
 
+@pytest.mark.parametrize("first", range(1, 6))
+@pytest.mark.parametrize("later", range(1, 4))
+def test_stems_that_were_there_survive_a_second_ctrl_c(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, first: int, later: int
+) -> None:
+    for name in ("a.wav", "b.wav"):
+        (tmp_path / name).write_text(f"old {name}")
+    replace, calls = os.replace, 0
+
+    def fail(source: Path, target: Path) -> None:
+        nonlocal calls
+        calls += source.suffix != ".part"
+        if source.suffix != ".part" and calls in (first, first + later):
+            raise KeyboardInterrupt
+        replace(source, target)
+
+    def run() -> None:
+        with StemWriter(tmp_path, ["a", "b", "c"]) as stems:
+            stems.write(noise(3, 2, 1000))
+            monkeypatch.setattr(os, "replace", fail)
+
+    with pytest.raises(KeyboardInterrupt):
+        run()
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["a.wav", "b.wav"]
+    for name in ("a.wav", "b.wav"):
+        assert (tmp_path / name).read_text() == f"old {name}"
+
+
+@pytest.mark.parametrize("failures", [1, 2, 99])
+def test_stems_that_cannot_be_put_back_are_kept(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    failures: int,
+) -> None:
+    (tmp_path / "a.wav").write_text("old")
+    replace, left = os.replace, failures
+
+    def fail(source: Path, target: Path) -> None:
+        nonlocal left
+        if target == tmp_path / "a.wav" and left:
+            left -= 1
+            raise PermissionError(13, "Permission denied")
+        replace(source, target)
+
+    def run() -> None:
+        with StemWriter(tmp_path, ["a"]) as stems:
+            stems.write(noise(1, 2, 1000))
+            monkeypatch.setattr(os, "replace", fail)
+            stems.finish()
+
+    with caplog.at_level(logging.WARNING), pytest.raises(AudioError, match="permission denied"):
+        run()
+    kept = tmp_path / "a.wav" if failures < 3 else next(tmp_path.glob(".stems-*/0.old"))
+    assert kept.read_text() == "old"
+    assert ("could not be put back" in caplog.text) == (failures > 1)
+
+
 def test_a_name_may_be_as_long_as_a_file_system_allows(tmp_path: Path) -> None:
     path = tmp_path / f"{'日' * 83}.wav"  # 253 of 255 bytes
     save(path, noise(2, 1000))
@@ -1272,6 +1370,7 @@ def test_a_name_may_be_as_long_as_a_file_system_allows(tmp_path: Path) -> None:
         (torch.zeros(2, 10), r"shape \[2, 10\]"),
         (torch.full((2, 2, 10), torch.inf), "holds NaN or infinity"),
         (torch.zeros(2, 1, 10), "a block has 1 channels, those before had 2"),
+        (np.zeros((2, 2, 10)), r"audio came as ndarray; give floating-point tensors \[S, C, n\]"),
     ],
 )
 def test_blocks_that_do_not_fit_are_refused(tmp_path: Path, block: Tensor, message: str) -> None:
@@ -1280,6 +1379,29 @@ def test_blocks_that_do_not_fit_are_refused(tmp_path: Path, block: Tensor, messa
     with pytest.raises(ValueError, match=message), stems:
         stems.write(block)
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(("format", "channels"), [("wav16", 9), ("mp3", 3), ("flac", 0)])
+def test_channels_that_a_format_lacks_are_told_at_once(
+    tmp_path: Path, format: str, channels: int
+) -> None:
+    stems = StemWriter(tmp_path, ["a", "b"], format)
+    with pytest.raises(ValueError, match=rf"cannot write a\.\w+: {channels} channels, and \d are"):
+        stems.write(torch.zeros(2, channels, 10))
+    stems.discard()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_of_a_block_that_is_refused_nothing_is_written(tmp_path: Path) -> None:
+    bad = torch.full((2, 2, 10), 0.5)
+    bad[1, 1, 9] = torch.nan
+    with StemWriter(tmp_path, ["a", "b"]) as stems:
+        with pytest.raises(ValueError, match="holds NaN or infinity"):
+            stems.write(bad)
+        stems.write(torch.full((2, 2, 10), 0.25))
+    assert stems.peak == 0.25
+    for name in "ab":
+        assert torch.equal(load(tmp_path / f"{name}.wav"), torch.full((2, 10), 0.25))
 
 
 def test_a_song_without_blocks_is_refused(tmp_path: Path) -> None:

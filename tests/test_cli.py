@@ -189,6 +189,22 @@ def test_a_mix_needs_the_stem_that_it_leaves_out() -> None:
         cli.choose_stems("karaoke", ["bass", "drums"])
 
 
+def test_a_source_of_a_mixs_name_is_the_source() -> None:
+    class Model:
+        sources, sample_rate = ("vocals", "karaoke"), RATE
+
+        def __call__(self, mixture: Tensor) -> Tensor:
+            return torch.stack([0.5 * mixture, 0.125 * mixture], dim=1)
+
+    path = song("x.wav")
+    stems = cli.choose_stems("karaoke,vocals", Model.sources)
+    assert stems == ["vocals", "karaoke"]
+    job = cli.Job(path, Path("out"))
+    cli.separate_file(Separator(Model(), segment=0.2), 2, job, stems, "wav32f")
+    for stem, gain in (("vocals", 0.5), ("karaoke", 0.125)):
+        torch.testing.assert_close(audio.load(f"out/{stem}.wav"), gain * audio.load(path))
+
+
 def test_songs_of_one_name_get_folders_of_their_own() -> None:
     dots = song("d/dots.wav").rename("d/...wav")
     files = song("a/song.wav"), song("b/Song.flac"), song("c/song (2).wav"), dots
@@ -249,6 +265,18 @@ def test_the_work_goes_on_where_nobody_reads(tiny: Path) -> None:
     assert tree("out") == ["a/bass.wav", "b/bass.wav"]
 
 
+@pytest.mark.skipif(os.name != "posix", reason="needs a shell")
+def test_a_closed_stderr_costs_nothing_and_says_nothing_elsewhere(tiny: Path) -> None:
+    files = [str(song("a.wav")), "absent.wav"]
+    command = [sys.executable, "-m", "moises_light", "separate", *files, "-o", "out"]
+    command += ["--preset", str(tiny), "--device", "cpu", "--stems", "bass"]
+    shell = ["sh", "-c", '"$@" 2>&-', "sh", *command]
+    done = subprocess.run(shell, stdout=subprocess.PIPE, text=True)
+    assert done.returncode == 1
+    assert re.fullmatch(r"a\.wav -> .*\n", done.stdout)
+    assert tree("out") == ["a/bass.wav"]
+
+
 def test_the_bar_takes_the_shortest_song(monkeypatch: pytest.MonkeyPatch) -> None:
     terminal = io.StringIO()
     monkeypatch.setattr(terminal, "isatty", lambda: True, raising=False)
@@ -256,6 +284,14 @@ def test_the_bar_takes_the_shortest_song(monkeypatch: pytest.MonkeyPatch) -> Non
     song("blip.wav", seconds=0.3)
     assert run("blip.wav") == 0
     assert "blip" in terminal.getvalue()
+
+
+def test_a_song_in_the_way_of_its_own_folder_is_told(capsys: pytest.CaptureFixture[str]) -> None:
+    path = song("x.wav").rename("noext")
+    assert run(path, "-o", ".") == 1
+    assert capsys.readouterr().err == (
+        "noext: noext, where its stems would go, is a file; choose another --output\n"
+    )
 
 
 def test_what_is_there_is_kept_unless_forced(capsys: pytest.CaptureFixture[str]) -> None:
@@ -430,7 +466,9 @@ def test_what_is_ignored_stays_ignored() -> None:
     try:
         with terminal.end_as_ctrl_c():
             assert signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
-            assert signal.getsignal(signal.SIGTERM) is signal.default_int_handler
+            with pytest.raises(KeyboardInterrupt):
+                signal.raise_signal(signal.SIGTERM)
+            signal.raise_signal(signal.SIGTERM)  # it is being cleaned up
     finally:
         signal.signal(signal.SIGHUP, before)
 
@@ -488,7 +526,10 @@ def test_a_song_is_never_held_whole(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.skipif(os.name != "posix", reason="sends signals")
 @pytest.mark.parametrize("sent", ["SIGINT", "SIGTERM", "SIGHUP"])
-def test_told_to_stop_ends_with_130_and_leaves_no_half_files(tiny: Path, sent: str) -> None:
+@pytest.mark.parametrize("again", [False, True])
+def test_told_to_stop_ends_with_130_and_leaves_no_half_files(
+    tiny: Path, sent: str, again: bool
+) -> None:
     song("long.wav", seconds=60)
     slow = ["--segment", "0.2", "--overlap", "0.9", "--shifts", "200"]
     command = [sys.executable, "-m", "moises_light", "separate", "long.wav", "-o", "out"]
@@ -506,6 +547,9 @@ def test_told_to_stop_ends_with_130_and_leaves_no_half_files(tiny: Path, sent: s
         assert time.monotonic() < deadline
         time.sleep(0.02)
     process.send_signal(getattr(signal, sent))
+    while again and process.poll() is None:  # a key that is held
+        time.sleep(0.03)
+        process.send_signal(getattr(signal, sent))
     _, said = process.communicate(timeout=60)
     assert (process.returncode, said) == (130, "stopped\n")
     assert not Path("out/long").exists()

@@ -119,6 +119,20 @@ def test_integers_are_refused() -> None:
             metric(torch.zeros(2, 10), torch.zeros(2, 10, dtype=torch.int16))
 
 
+def test_what_is_no_tensor_is_refused() -> None:
+    for metric in (sdr, si_sdr):
+        with pytest.raises(ValueError, match=r"reference is ndarray; give floating-point tensors"):
+            metric(torch.zeros(2, 10).numpy(), torch.zeros(2, 10))
+        with pytest.raises(ValueError, match=r"estimate is ndarray; give floating-point tensors"):
+            metric(torch.zeros(2, 10), torch.zeros(2, 10).numpy())
+
+
+def test_energy_at_silence_takes_one_source() -> None:
+    for shape in ((4, 2, 100), (1, 2, 100)):
+        with pytest.raises(ValueError, match=rf"shape \[{shape[0]}, 2, 100\]; give \[C, L\]"):
+            energy_at_silence(*torch.ones(3, *shape), 10)
+
+
 def test_energy_at_silence_counts_only_rests() -> None:
     second = 100
     reference, mixture = torch.zeros(2, 4 * second), torch.ones(2, 4 * second)

@@ -20,7 +20,7 @@ import yaml
 from packaging.requirements import Requirement
 
 import moises_light
-from moises_light import cli, weights
+from moises_light import cli, terminal, weights
 from moises_light.config import configs
 from moises_light.model import MoisesLight
 
@@ -152,6 +152,7 @@ import torch
 before = torch.get_num_threads(), torch.get_num_interop_threads(), torch.get_rng_state().tolist()
 import moises_light
 light = sorted(sys.modules)
+moises_light.weights.publish, moises_light.separation, moises_light.audio, moises_light.metrics
 for name in {names}:
     __import__("moises_light." + name)
 after = torch.get_num_threads(), torch.get_num_interop_threads(), torch.get_rng_state().tolist()
@@ -184,12 +185,28 @@ def test_importing_does_nothing(tmp_path: Path) -> None:
     assert seen == {"settings": True, "handlers": 0, "files": []}
 
 
+def test_what_is_no_part_is_no_attribute() -> None:
+    with pytest.raises(AttributeError, match="'moises_light' has no attribute 'absent'"):
+        _ = moises_light.absent
+
+
 # --------------------------------------------------------------------------- packaging
 
 
 def requirements(lines: list[str]) -> dict[str, Requirement]:
     found = [Requirement(line) for line in lines]
     return {requirement.name: requirement for requirement in found}
+
+
+def test_the_hint_for_a_missing_package_names_the_extra_that_brings_it() -> None:
+    names = {"fluidsynth": "pyfluidsynth", "pkg_resources": "setuptools"}
+    for package, extra in terminal._EXTRAS.items():
+        brought = requirements(PYPROJECT["optional-dependencies"][extra])
+        assert names.get(package, package) in brought
+        error = ModuleNotFoundError(name=f"{package}.part")
+        assert f"it comes with the extra {extra!r}: pip" in terminal.missing(error, "other")
+    assert "the extra 'app'" in terminal.missing(ModuleNotFoundError(name="PIL"), "app")
+    assert "none of our extras" in terminal.missing(ModuleNotFoundError(name="PIL"))
 
 
 def test_the_space_installs_what_pyproject_says() -> None:

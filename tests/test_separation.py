@@ -3,6 +3,7 @@
 import doctest
 import gc
 import itertools
+import weakref
 from collections.abc import Callable, Iterator
 
 import pytest
@@ -436,6 +437,25 @@ def test_progress_tells_samples_and_ends_with_all() -> None:
 
 
 # ------------------------------------------------------------------------------ torch, modules
+
+
+def test_a_song_of_known_length_is_held_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[weakref.ref[Tensor]] = []
+    blocks = Separator.blocks
+
+    def watched(self: Separator, mixture: Tensor) -> Iterator[Tensor]:
+        for block in blocks(self, mixture):
+            assert all(before() is None for before in seen[:-1])
+            seen.append(weakref.ref(block))
+            yield block
+            del block
+
+    separator = Separator(Net(), segment=0.5)
+    mixture = song(5 * RATE)
+    wanted = separator(mixture.split(30, dim=-1))
+    monkeypatch.setattr(Separator, "blocks", watched)
+    assert torch.equal(separator(mixture), wanted)
+    assert len(seen) > 5
 
 
 def test_a_network_is_put_in_evaluation_mode() -> None:
