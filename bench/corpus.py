@@ -18,7 +18,6 @@ import torch
 from moises_light.config import SOURCES
 from moises_light.terminal import exit_code
 from moises_light.training.corpus import KINDS, SAMPLE_RATE, Corpus, Track
-from moises_light.training.mixing import MixtureDataset
 
 EDGES = (30, 60, 120, 250, 500, 1000, 2000, 4000, 8000, 11500)
 FRAME = 8192
@@ -62,6 +61,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--tracks", type=int, default=40, help="tracks of each kind to measure")
     parser.add_argument("--draws", type=int, default=200)
     options = parser.parse_args(arguments)
+    from moises_light.training.mixing import MixtureDataset
+
     torch.set_num_threads(1)
     train = Corpus(options.corpus, "train")
     print(f"{'':<14}{'level':>14}" + "".join(f"{edge:>6}" for edge in EDGES[:-1]))

@@ -52,13 +52,14 @@ def read_run(folder: Path) -> Run:
     """The log of a run's folder.
 
     Raises:
-        ValueError: if it holds none.
+        ValueError: if it holds none, or an empty one.
     """
     log = folder / "log.jsonl"
-    if not log.is_file():
-        raise ValueError(f"{folder} holds no log.jsonl; give the folder of a run")
+    lines = log.read_text().splitlines() if log.is_file() else []
+    if not lines:
+        raise ValueError(f"{folder} holds no log.jsonl with a line; give the folder of a run")
     rows: list[dict[str, Any]] = []
-    for line in log.read_text().splitlines():
+    for line in lines:
         row = json.loads(line)
         # a run that went on from a saved state did some steps twice
         while rows and rows[-1]["step"] >= row["step"]:

@@ -35,7 +35,6 @@ from moises_light.training.losses import (
     loss_bands,
     narrowed,
 )
-from moises_light.training.mixing import MixtureDataset, draw_batch, select
 
 RUN = TrainConfig(frames=88, bf16=False, absent=0.3, highs=3.0, highs_of=("vocals", "other"))
 """How long an excerpt is and how the loss counts: as in the runs behind our own weights."""
@@ -54,6 +53,8 @@ def drawn(
     corpus: Path, examples: int, length: int = LENGTH, batch_size: int = 4
 ) -> Iterator[Batch]:
     """Examples of the held-out split, mixed and altered as in training."""
+    from moises_light.training.mixing import MixtureDataset, draw_batch
+
     dataset = MixtureDataset(corpus, "heldout", length, seed=5)
     for first in range(0, examples, batch_size):
         yield draw_batch(dataset, range(first, min(first + batch_size, examples)), SOURCES)
@@ -95,6 +96,8 @@ def score(model: MoisesLight, batches: Sequence[Batch]) -> dict[str, tuple[float
     Raises:
         ValueError: if sources are known apart in some excerpts and in others are not.
     """
+    from moises_light.training.mixing import select
+
     c = model.config
     objective = objective_of(model, RUN)
     bands = loss_bands(c.freq_dim, c.sample_rate / c.n_fft, COLUMNS)

@@ -10,21 +10,27 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-from PIL import Image, ImageDraw
 
 from moises_light import audio, weights
 from moises_light.separation import Separator
 from moises_light.terminal import exit_code
-from moises_light.ui.plots import levels, power, shares
+
+if TYPE_CHECKING:
+    from PIL import Image
 
 WIDTH, HEIGHT = 480, 180
 
 
 def column(model_file: Path, mixture: torch.Tensor) -> Image.Image:
     """The mixture and the masks of one network, one below the other."""
+    from PIL import Image, ImageDraw
+
+    from moises_light.ui.plots import levels, power, shares
+
     model = weights.load_pretrained(model_file)
     separator = Separator(model)
     stems = separator(mixture)
@@ -56,6 +62,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--start", type=float, default=0.0, help="seconds to leave out")
     parser.add_argument("--seconds", type=float, default=30.0, help="length of the part")
     options = parser.parse_args(arguments)
+    from PIL import Image
+
     mixture = audio.load(options.song, start=options.start, seconds=options.seconds)
     columns = [column(path, mixture) for path in options.weights]
     page = Image.new("L", (WIDTH * len(columns), columns[0].height))

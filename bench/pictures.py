@@ -11,8 +11,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageDraw
-from scipy import signal
 
 from moises_light.config import SOURCES
 from moises_light.terminal import exit_code
@@ -23,6 +21,8 @@ WIDTH, HEIGHT, SECONDS = 900, 150, 30
 
 def spectrogram(audio: np.ndarray) -> np.ndarray:
     """Picture of `[C, L]` audio, `[HEIGHT, WIDTH]` from 0 to 1, high frequencies on top."""
+    from scipy import signal
+
     hop = max(256, audio.shape[1] // WIDTH)
     f, _, bins = signal.stft(
         audio.mean(axis=0), SAMPLE_RATE, nperseg=4096, noverlap=4096 - min(hop, 4095)
@@ -35,6 +35,8 @@ def spectrogram(audio: np.ndarray) -> np.ndarray:
 
 def picture(corpus: Corpus, track: Track) -> np.ndarray:
     """All sources of one track, one below the other, RGB `[4 HEIGHT, WIDTH, 3]`."""
+    from PIL import Image, ImageDraw
+
     rows = []
     for source in SOURCES:
         frames = min(track.frames, SECONDS * SAMPLE_RATE)
@@ -56,6 +58,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("names", nargs="*", help="tracks; the first two without any")
     parser.add_argument("--split", default="train")
     options = parser.parse_args(arguments)
+    from PIL import Image
+
     corpus = Corpus(options.corpus, options.split)
     tracks = [t for t in corpus.tracks if t.name in options.names] or corpus.tracks[:2]
     page = np.concatenate([picture(corpus, track) for track in tracks])

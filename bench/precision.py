@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from moises_light import MoisesLight, audio
-from moises_light.terminal import exit_code
+from moises_light.terminal import at_least, exit_code
 from moises_light.weights import available
 
 SECONDS = 6.0
@@ -57,7 +57,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m bench.precision")
     parser.add_argument("song", type=Path, nargs="?", default=Path("examples/francium.mp3"))
     parser.add_argument("--presets", nargs="*", help="default: all with weights")
-    parser.add_argument("--segments", type=int, default=8)
+    parser.add_argument("--segments", type=at_least(1), default=8)
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     options = parser.parse_args(arguments)
     torch.set_num_threads(options.threads)

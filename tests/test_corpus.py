@@ -18,7 +18,9 @@ import pytest
 import soundfile
 from tiny_material import FILES, RATE, make_bank, make_song, tone
 
+from moises_light import weights
 from moises_light.training import banks, build, corpus, evaluate, keys, songs
+from moises_light.training.config import TrainConfig
 from moises_light.training.corpus import Corpus, write_track
 from moises_light.training.mixing import MixtureDataset
 
@@ -326,6 +328,15 @@ def test_an_album_may_be_named_like_a_stem(tmp_path, caplog):
     make_song(tmp_path / "finer" / "bass", {"bass": 50.0})
     ((_, song),) = songs.find_songs(tmp_path / "finer")
     assert {source: len(files) for source, files in song.files.items()} == {"other": 2, "bass": 1}
+
+
+def test_a_song_in_the_current_folder_has_its_name(tmp_path, monkeypatch):
+    make_song(tmp_path / "Our song", {"vocals": 300.0})
+    (tmp_path / "Our song" / "notes").mkdir()
+    for inside, given in (("", "."), ("notes", "..")):
+        monkeypatch.chdir(tmp_path / "Our song" / inside)
+        ((_, song),) = songs.find_songs(given)
+        assert song.name == "Our song"
 
 
 def test_a_test_set_is_not_trained_on(tmp_path):
@@ -682,6 +693,8 @@ NO_NUMBERS = (
     ("moises_light.training.cli", ("--folder", "run", "--log-steps", "0"), "number >= 1"),
     ("moises_light.training.prune", ("a", "b", "--batches", "0"), "number >= 1"),
     ("moises_light.training.build", ("corpus", "--jobs", "x"), "'x': give a whole number >= 1"),
+    ("moises_light.training.pack", ("a", "b", "--seed", "-1"), "number >= 0"),
+    ("bench.precision", ("--segments", "0"), "number >= 1"),
 )
 
 
@@ -693,6 +706,46 @@ def test_numbers_that_are_none_are_refused(module, arguments, told, monkeypatch,
         runpy.run_module(module, run_name="__main__")
     assert ended.value.code == 2
     assert told in capsys.readouterr().err.splitlines()[-1]
+
+
+def test_commands_tell_in_one_line_which_package_is_missing(tmp_path, tiny_model):
+    """As a plain installation has it, without scipy, Pillow and what sings and plays."""
+    card = {"run": json.loads(TrainConfig().to_json()), "seed": 0, "steps": 1}
+    for name in ("a", "b"):
+        weights.save(tiny_model, tmp_path / f"{name}.safetensors", {"card": card})
+        next(buffer for key, buffer in tiny_model.named_buffers() if "mean" in key).add_(1)
+    commands = {
+        "moises_light.training.build": ["corpus"],
+        "moises_light.training.average": ["a.safetensors", "b.safetensors", "c.safetensors"],
+        "moises_light.training.prune": ["a.safetensors", "c.safetensors", "--blocks", "0"],
+        "bench.heldout": ["a.safetensors"],
+        "bench.corpus": ["corpus"],
+        "bench.pictures": ["corpus", "out.png"],
+        "bench.masks": ["none.wav", "out.png"],
+    }
+    program = (
+        "import json, runpy, sys\n"
+        "for name in ('scipy', 'PIL', 'pyworld', 'fluidsynth'): sys.modules[name] = None\n"
+        "for name, arguments in json.loads(sys.argv[1]).items():\n"
+        "    sys.argv = [name, *arguments]\n"
+        "    try:\n"
+        "        runpy.run_module(name, run_name='__main__')\n"
+        "    except SystemExit as ended:\n"
+        "        print(name, ended.code)\n"
+    )
+    told = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", program, json.dumps(commands)],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])},
+        capture_output=True,
+        text=True,
+    )
+    assert told.stdout.splitlines() == [f"{name} 2" for name in commands], told.stderr
+    lines = told.stderr.splitlines()
+    missing = ["scipy"] * 5 + ["PIL"] * 2
+    assert len(lines) == len(missing)
+    for line, package in zip(lines, missing, strict=True):
+        assert line.startswith(f"error: the package {package}")
 
 
 def test_a_name_that_the_output_cannot_encode_stops_no_build(tmp_path):

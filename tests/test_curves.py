@@ -64,3 +64,6 @@ def test_smoothing_keeps_a_level_from_the_first_value_on() -> None:
 def test_a_folder_without_a_log_is_named(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"holds no log\.jsonl"):
         read_run(tmp_path)
+    (tmp_path / "log.jsonl").touch()  # as a run has it that was stopped early
+    with pytest.raises(ValueError, match=r"holds no log\.jsonl with a line"):
+        read_run(tmp_path)

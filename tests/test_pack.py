@@ -130,5 +130,8 @@ def test_what_cannot_be_packed_or_unpacked_is_told(tmp_path: Path, corpus: Corpu
     for seconds in ("0", "nan", "inf"):
         with pytest.raises(ValueError, match=r"pieces of \w+ s; choose more than 0 seconds"):
             pack.main([str(corpus.folder.parent), str(tmp_path / "packs"), "--seconds", seconds])
+    for size in ("-1", "nan", "inf"):
+        with pytest.raises(ValueError, match=r"parts of -?\w+ MiB; choose more than 0 MiB"):
+            pack.main([str(corpus.folder.parent), str(tmp_path / "packs"), f"--mebibytes={size}"])
     with pytest.raises(ValueError, match=r"holds no part-\*\.tar"):
         pack.main(["--unpack", str(tmp_path), str(tmp_path / "again")])

@@ -6,6 +6,7 @@ import argparse
 import copy
 import io
 import json
+import multiprocessing
 import os
 import re
 import shutil
@@ -23,6 +24,7 @@ import pytest
 import soundfile as sf
 import torch
 
+from bench import step
 from moises_light import MoisesLight, cli, configs, weights
 from moises_light.config import SOURCES, Config
 from moises_light.separation import Separator
@@ -635,6 +637,48 @@ def test_a_run_that_was_stopped_gives_weights(
     assert "nowhere holds no state.safetensors; give the folder of a run" in capsys.readouterr().err
 
 
+@pytest.mark.skipif(os.name != "posix", reason="needs kill")
+@pytest.mark.usefixtures("tiny_preset")
+def test_workers_that_are_told_to_end_too_cost_no_state(tmp_path: Path) -> None:
+    """As `timeout` and service managers do, who tell all processes of a run."""
+
+    def end(row: dict[str, float]) -> None:
+        for worker in multiprocessing.active_children():
+            # told by the run itself, a worker of PyTorch ends well anyway
+            subprocess.run(["kill", "-TERM", str(worker.pid)], check=True)
+            worker.join(60)
+            assert worker.exitcode == 0
+        raise KeyboardInterrupt
+
+    config = TrainConfig(frames=16, batch_size=2, steps=3, bf16=False)
+    dataset: Any = Tones(config.segment_length)
+    with pytest.raises(KeyboardInterrupt):
+        loop.train(config, dataset, tmp_path, workers=2, log_steps=1, on_log=end)
+    assert weights.read_tensors(tmp_path / "state.safetensors")[1]["step"] == "1"
+
+
+@pytest.mark.usefixtures("tiny_preset")
+def test_a_device_that_is_not_there_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(mixing, "MixtureDataset", lambda *a: Tones(2048))
+    monkeypatch.setattr(torch, "set_flush_denormal", lambda on: True)  # it would stay on
+    config = TrainConfig(frames=16, batch_size=2, steps=1, bf16=False)
+    run(config, tmp_path / "run")
+    told = "device='cuda' is not there on this machine; choose cpu"
+    command = ["train", "--steps", "1", "--device", "cuda", "--folder"]
+    assert cli.main([*command, str(tmp_path / "new")]) == 2
+    assert cli.main([*command, str(tmp_path / "run"), "--export"]) == 2
+    assert capsys.readouterr().err == f"moises-light: {told}\n" * 2
+    assert not (tmp_path / "new").exists()
+    dataset: Any = Tones(2048)
+    with pytest.raises(ValueError, match=told):
+        loop.calibrated(MoisesLight(**TINY), config, dataset, "cuda")
+    with pytest.raises(ValueError, match=told):
+        step.main(["--device", "cuda", "--preset", str(tmp_path / "run" / "model.safetensors")])
+
+
 @pytest.mark.usefixtures("tiny_preset")
 def test_a_run_writes_over_nothing_that_is_of_no_run(tmp_path: Path) -> None:
     config = TrainConfig(frames=16, batch_size=2, steps=1, bf16=False)
@@ -939,6 +983,38 @@ def test_evaluation_of_somebody_elses_stems(tmp_path: Path) -> None:
     assert rows[0]["sdr"] == pytest.approx(20, abs=0.1)
 
 
+def test_estimates_are_audio_and_without_loss_where_there_is_a_choice(tmp_path: Path) -> None:
+    x = torch.randn(2, 44100, generator=torch.Generator().manual_seed(0))
+    tracks = [evaluate.ScoredTrack("one", 2 * x, {"bass": x})]
+    theirs = tmp_path / "one"
+    theirs.mkdir()
+    for name in ("bass.aac.txt", "bass.json", "bass.mp3", "bass.old.wav"):
+        (theirs / name).write_text("{}")
+    sf.write(theirs / "bass.AIFF", 0.9 * x.T.numpy(), 44100, subtype="FLOAT")
+    (row,) = evaluate.evaluate(tracks, None, tmp_path)
+    assert row["sdr"] == pytest.approx(20, abs=0.1)
+    (theirs / "bass.AIFF").unlink()
+    with pytest.raises(ValueError, match=re.escape(f"{theirs / 'bass.mp3'}: bass.mp3 ")):
+        evaluate.evaluate(tracks, None, tmp_path)
+    (theirs / "bass.mp3").unlink()
+    with pytest.raises(ValueError, match="holds no stem of 'one'"):
+        evaluate.evaluate(tracks, None, tmp_path)
+
+
+@pytest.mark.parametrize("damaged", ["true/song/bass", "true/song/mixture", "theirs/song/bass"])
+def test_nothing_is_scored_where_a_file_is_damaged(tmp_path: Path, damaged: str) -> None:
+    x = 0.1 * np.random.default_rng(0).standard_normal((44100, 2))
+    for name in ("true/song/bass", "true/song/mixture", "theirs/song/bass"):
+        path = tmp_path / f"{name}.wav"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        sf.write(path, x, 44100, subtype="FLOAT")
+    path = tmp_path / f"{damaged}.wav"
+    path.write_bytes(path.read_bytes()[:100_000])
+    tracks = evaluate.song_folders(tmp_path / "true")
+    with pytest.raises(ValueError, match=re.escape(f"{path}: {path.name} is damaged: ")):
+        evaluate.evaluate(tracks, None, tmp_path / "theirs")
+
+
 def test_missing_estimates_are_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     x = torch.randn(2, 44100, generator=torch.Generator().manual_seed(0))
     tracks = [evaluate.ScoredTrack(n, 2 * x, {"bass": x, "drums": x}) for n in ("one", "two")]
@@ -1211,7 +1287,7 @@ def test_a_start_may_be_replaced_while_a_run_goes_on(tmp_path: Path) -> None:
 def test_a_pruned_start_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     first = run(TrainConfig(frames=16, batch_size=2, steps=2, bf16=False), tmp_path / "first")
     monkeypatch.setattr(
-        prune, "MixtureDataset", lambda folder, split, length, seed: Tones(length, seed)
+        mixing, "MixtureDataset", lambda folder, split, length, seed, config: Tones(length, seed)
     )
     scored = weights.load(first)
     about = {"preset": scored.metadata["preset"], "card": {**scored.metadata["card"], **SCORED}}
@@ -1268,14 +1344,22 @@ def test_the_mean_of_two_runs_is_a_network_with_norms_of_its_own(
 ) -> None:
     first = run(TrainConfig(frames=16, batch_size=2, steps=2, bf16=False), tmp_path / "first")
     config = TrainConfig(
-        frames=16, batch_size=2, steps=4, warmup=1, lr=1e-2, bf16=False, start=str(first)
-    )
+        frames=16, batch_size=2, steps=4, warmup=1, lr=1e-2, bf16=False, start=str(first),
+        songs=0.5, backings=0.25,
+    )  # fmt: skip
     second = run(config, tmp_path / "second")
-    monkeypatch.setattr(
-        average, "MixtureDataset", lambda folder, split, length, seed: Tones(length, seed)
-    )
+    drawn = []
+
+    def draw(
+        folder: Path, split: str, length: int, seed: int, config: mixing.MixingConfig
+    ) -> Tones:
+        drawn.append(config)
+        return Tones(length, seed)
+
+    monkeypatch.setattr(mixing, "MixtureDataset", draw)
     out = tmp_path / "mean.safetensors"
     assert average.main([str(second), str(first), str(out), "--share", "0.25"]) == 0
+    assert drawn == [mixing.MixingConfig.weighted(0.5, 0.25)]  # as the run drew them
     a, b, mean = (weights.load(path) for path in (second, first, out))
     for key, x in mean.state_dict.items():
         if x.is_floating_point() and "running" not in key:

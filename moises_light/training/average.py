@@ -28,7 +28,6 @@ from moises_light.terminal import exit_code
 from moises_light.training.config import TrainConfig
 from moises_light.training.history import UNTOLD, unscored
 from moises_light.training.loop import calibrated, calibration_examples
-from moises_light.training.mixing import MixtureDataset
 
 
 def mean_of(
@@ -76,9 +75,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         f"{_name(second.metadata['card'])}",
     }
     if not same_norms(first.state_dict, second.state_dict):
+        from moises_light.training.mixing import dataset_of
+
         config = TrainConfig.from_json(json.dumps(card["run"]))
-        dataset = MixtureDataset(args.corpus, "train", config.segment_length, config.seed)
-        model = calibrated(model, config, dataset, args.device)
+        model = calibrated(model, config, dataset_of(config, args.corpus), args.device)
         told["norms_anew"] = calibration_examples(config)
     metadata = {"preset": first.metadata["preset"], "card": told}
     weights.save(model, args.out, metadata, torch.float16)

@@ -14,15 +14,14 @@ import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
-from scipy import signal
 
 from moises_light import audio
 from moises_light.config import SOURCES
 from moises_light.terminal import at_least, exit_code, tell
-from moises_light.training import bands, banks, render, singing, world
-from moises_light.training.augment import draw_shape, piece_frame, reshape
+from moises_light.training.bands import compose
 from moises_light.training.corpus import (
     BACKED_SPLITS,
     BACKING,
@@ -38,7 +37,10 @@ from moises_light.training.corpus import (
     write_licences,
     write_track,
 )
-from moises_light.training.songs import find_songs, read_song
+from moises_light.training.songs import find_songs, read_song, refuse
+
+if TYPE_CHECKING:  # they need scipy, and `main` says so where that is missing
+    from moises_light.training import banks, render, singing
 
 _log = logging.getLogger(__name__)
 
@@ -67,9 +69,6 @@ def add_songs(corpus: Path, folder: Path, say: Say) -> None:
             f"{folder} holds train and test; give {folder / 'train'}, so that the test set stays "
             f"unheard"
         )
-
-    def refuse(text: str) -> None:
-        raise ValueError(text)
 
     done = known_names(corpus, "train")
     found = find_songs(folder)
@@ -105,6 +104,8 @@ def song_licences(folder: Path) -> list[LicenceRow]:
     Raises:
         ValueError: if one of them lacks columns.
     """
+    from moises_light.training.banks import COLUMNS_TOLD
+
     table = folder / "LICENSES.tsv"
     rows = set()
     if table.is_file():
@@ -113,7 +114,7 @@ def song_licences(folder: Path) -> list[LicenceRow]:
             cells = line.split("\t")
             if cells[0].startswith("songs/"):
                 if len(cells) < 5:
-                    raise ValueError(f"{table}, line {number}: {banks.COLUMNS_TOLD}")
+                    raise ValueError(f"{table}, line {number}: {COLUMNS_TOLD}")
                 rows.add((cells[0].rsplit("/", 1)[0], cells[2], cells[3], cells[4]))
     return sorted(rows)
 
@@ -128,6 +129,8 @@ def add_backings(corpus: Path, folder: Path, say: Say) -> None:
         ValueError: where the table is missing or lists no backing that is there, or a file cannot
             be read.
     """
+    from moises_light.training import banks
+
     done = known_names(corpus, "train")
     bank = banks.Bank(folder, held_out=False)
     samples = [sample for sample in bank.samples if sample.source == BACKING]
@@ -162,6 +165,9 @@ def add_backed(
         bank: whose singers are drawn, held-out ones.
         split: to add to.
     """
+    from moises_light.training import banks
+    from moises_light.training.augment import draw_shape, piece_frame, reshape
+
     done = known_names(corpus, split)
     backings = banks.Bank(folder, held_out=True).samples
     write_licences(corpus, {(s.path, s.origin, s.author, s.licence) for s in backings})
@@ -205,6 +211,8 @@ def bandwidth(music: np.ndarray) -> float | None:
     Args:
         music: `[C, L]` at 44.1 kHz.
     """
+    from scipy import signal
+
     frequencies, density = signal.welch(music, SAMPLE_RATE, nperseg=8192)
     power = density.mean(axis=0) * frequencies
     top = float(frequencies[power > power.max() * 1e-6].max(initial=0.0))
@@ -224,6 +232,8 @@ def wall(stem: np.ndarray) -> float | None:
     Args:
         stem: `[C, L]` at 44.1 kHz.
     """
+    from scipy import signal
+
     blocks = stem[:, : stem.shape[1] // BLOCK * BLOCK].reshape(len(stem), -1, BLOCK)
     power = np.square(blocks, dtype=np.float32).mean((0, 2))
     loud = np.sort(np.argsort(power)[-max(1, len(power) // 4) :])
@@ -252,6 +262,8 @@ def add_collages(
     say: Say,
 ) -> None:
     """Add tracks of isolated vocals, bass lines and melody instruments to `train`."""
+    from moises_light.training import banks
+
     done = known_names(corpus, "train")
     wanted = [source for source in counts if counts[source]]
     made = {source: banks.instruments(bank, source) for source in wanted if source != "vocals"}
@@ -301,6 +313,8 @@ SINGERS: tuple[tuple[str, float], ...] = (
 
 def draw_singer(bank: banks.Bank, rng: np.random.Generator) -> singing.Singer | None:
     """Somebody to sing, or None for an instrumental."""
+    from moises_light.training import singing
+
     names, weights = zip(*SINGERS, strict=True)
     name = names[int(rng.choice(len(names), p=np.array(weights) / sum(weights)))]
     if name == "none":
@@ -312,10 +326,12 @@ def make_band(
     corpus: Path, split: str, name: str, studio: render.Studio, seed: int, seconds: float | None
 ) -> Track:
     """Compose, play and write one band."""
+    from moises_light.training import render, singing
+
     rng = name_seed(seed, name)
     singer = draw_singer(studio.bank, rng) or singing.Singer(None)
     length = seconds or float(rng.uniform(40, 80))
-    score = bands.compose(
+    score = compose(
         *(rng, length),
         bpm=singer.bpm,
         root=singer.root,
@@ -345,12 +361,14 @@ def add_bands(
     jobs: int = 1,
 ) -> None:
     """Add rendered bands in `jobs` processes, of about `seconds` or each of its own length."""
+    from moises_light.training.render import licence_rows
+
     done = known_names(corpus, split)
     # a name seeds its band, so those of the two splits differ
     kind = "heldout" if split == "heldout" else "band"
     names = [name for k in range(count) if (name := f"{kind}-{k:04d}") not in done]
     fonts = [Path(font).stem for font in studio.soundfonts]
-    write_licences(corpus, render.licence_rows(fonts))
+    write_licences(corpus, licence_rows(fonts))
     if jobs == 1:
         for name in names:
             say(make_band(corpus, split, name, studio, seed, seconds))
@@ -395,6 +413,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     if not options.banks and (options.bands or options.heldout or options.collages):
         raise ValueError("bands and collages are played on samples; name their folder by --banks")
+    from moises_light.training import banks, render, world
+
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     began = time.monotonic()
 

@@ -66,12 +66,11 @@ def _meanings() -> dict[str, str]:
 @end_as_ctrl_c()  # a run that is told to end keeps what it learnt
 def train(args: argparse.Namespace) -> int:
     from moises_light.training import loop
-    from moises_light.training.mixing import MixingConfig, MixtureDataset
+    from moises_light.training.mixing import dataset_of
 
     given = {field.name: getattr(args, field.name) for field in fields(TrainConfig)}
     config = loop.saved_config(args.folder) if args.export else TrainConfig(**given)
-    shares = MixingConfig.weighted(config.songs, config.backings)
-    dataset = MixtureDataset(args.corpus, "train", config.segment_length, config.seed, shares)
+    dataset = dataset_of(config, args.corpus)
     if args.threads:
         torch.set_num_threads(args.threads)
     # shares of attention below 1e-38 are zero anyway, and CPUs are slow with them

@@ -18,12 +18,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from moises_light import audio
 from moises_light.config import SOURCES
 from moises_light.metrics import energy_at_silence, sdr, si_sdr
 from moises_light.separation import Separator
 from moises_light.training.corpus import BACKING, SAMPLE_RATE, Corpus
-from moises_light.training.songs import find_songs, read_mixture, read_song
+from moises_light.training.songs import AUDIO, find_songs, load, read_mixture, read_song, refuse
 
 QUIET = -60.0
 """Level in dB under which a source counts as absent from a track: its SDR would mean nothing."""
@@ -54,15 +53,16 @@ def song_folders(folder: Path, estimates: Path | None = None) -> Iterator[Scored
         estimates: folder that must hold stems of each of them.
 
     Raises:
-        ValueError: where no song is found, a file cannot be read, or estimates are missing.
+        ValueError: where no song is found, a file is damaged or cannot be read, or estimates are
+            missing.
     """
     found = find_songs(folder)
     _expect(estimates, [song.name for _, song in found])
     for path, song in found:
-        sources = {s: torch.from_numpy(x) for s, x in read_song(path, song).items()}
+        sources = {s: torch.from_numpy(x) for s, x in read_song(path, song, refuse).items()}
         length = max(x.shape[-1] for x in sources.values())
         mixture = sum(sources.values(), torch.zeros(2, length))
-        whole = read_mixture(path, song)
+        whole = read_mixture(path, song, refuse)
         if whole is not None:
             mixture = fit(torch.from_numpy(whole), length)
         yield ScoredTrack(song.name, mixture, sources)
@@ -87,7 +87,10 @@ def fit(audio: Tensor, length: int) -> Tensor:
 
 
 def _stem(folder: Path, source: str) -> Path | None:
-    return next(iter(sorted(folder.glob(f"{source}.*"))), None)
+    """The file of a source, one without loss where there are several."""
+    paths = [p for p in sorted(folder.glob(f"{source}.*")) if p.stem == source]
+    found = [p for p in paths if p.suffix.lower() in AUDIO]
+    return min(found, key=lambda p: AUDIO.index(p.suffix.lower()), default=None)
 
 
 def corpus_tracks(
@@ -145,8 +148,8 @@ def evaluate(
 
     Raises:
         ValueError: if `estimates` holds no stem of a track: a mean over the others would compare
-            with nothing. If the network has another sample rate than tracks are read at, or
-            what BSSEval needs is not there.
+            with nothing. If a stem is damaged or cannot be read, the network has another sample
+            rate than tracks are read at, or what BSSEval needs is not there.
     """
     rows: list[dict[str, Any]] = []
     if separator is not None and separator.sample_rate != SAMPLE_RATE:
@@ -162,7 +165,8 @@ def evaluate(
             found = dict(zip(separator.sources, stems, strict=True))
         else:
             assert estimates is not None
-            found = {s: audio.load(p) for s in SOURCES if (p := _stem(estimates / track.name, s))}
+            paths = {s: p for s in SOURCES if (p := _stem(estimates / track.name, s))}
+            found = {s: torch.from_numpy(load(p, refuse)) for s, p in paths.items()}
             _expect(estimates, [] if found else [track.name])
         pairs = {
             source: (reference, fit(found[source], reference.shape[-1]))

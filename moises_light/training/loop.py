@@ -5,11 +5,12 @@ from __future__ import annotations
 import json
 import logging
 import os
+import signal
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import nullcontext
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.distributed as distributed
@@ -21,11 +22,14 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 from moises_light import weights
 from moises_light.config import get_config
 from moises_light.model import MoisesLight
+from moises_light.separation import _device
 from moises_light.training.config import TrainConfig
 from moises_light.training.grow import grow
 from moises_light.training.history import runs_within
 from moises_light.training.losses import Objective
-from moises_light.training.mixing import MixtureDataset, draw_batch, select
+
+if TYPE_CHECKING:  # it needs scipy, and a command says so where that is missing
+    from moises_light.training.mixing import MixtureDataset
 
 CALIBRATION_BATCHES = 24
 """Batches from which the batch norms of the averaged weights are estimated anew."""
@@ -84,6 +88,15 @@ class Draws(Dataset[tuple[Tensor, Tensor]]):
         return self.dataset.draw(index)
 
 
+def _end_as_ctrl_c(worker: int) -> None:
+    """Let a loader's worker that is told to end do so as with Ctrl-C, which PyTorch knows.
+
+    Where all processes of a run are told, one that the signal kills would be an error of the loader
+    while the state is saved.
+    """
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+
+
 def train(
     config: TrainConfig,
     dataset: MixtureDataset,
@@ -119,8 +132,11 @@ def train(
 
     Raises:
         ValueError: if the config sets no limit, its batch cannot be cut as asked, or the folder
-            holds another run.
+            holds another run; or if the device is not there.
     """
+    from moises_light.training.mixing import select
+
+    _device(device)
     if not (config.minutes or config.steps):
         raise ValueError("nothing says when the run ends; give minutes, steps or both")
     rank, world = _ranks(device)
@@ -144,6 +160,7 @@ def train(
         num_workers=workers,
         persistent_workers=workers > 0,
         pin_memory=device == "cuda",
+        worker_init_fn=_end_as_ctrl_c,
     )
     batches = iter(loader)
     state = _State(folder, config, model, average, optimizer, device, commit, earlier)
@@ -248,8 +265,9 @@ def export(folder: Path, dataset: MixtureDataset, *, device: str = "cpu") -> Pat
         `model.safetensors`.
 
     Raises:
-        ValueError: if the folder holds no state.
+        ValueError: if the folder holds no state, or the device is not there.
     """
+    _device(device)
     header = _saved_header(folder)
     config = TrainConfig.from_json(header["config"])
     model, average, optimizer = _begin(config, device, begun=True)
@@ -421,8 +439,13 @@ def calibrated(
 
     For weights that are the mean of others, whose norms belong to none of these, or a part of
     others. The examples are none that the run's steps draw.
+
+    Raises:
+        ValueError: if the device is not there.
     """
-    model.to(device)
+    from moises_light.training.mixing import draw_batch
+
+    model.to(_device(device))
     norms = batch_norms(model)
     for norm in norms:
         norm.reset_running_stats()

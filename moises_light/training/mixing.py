@@ -31,6 +31,7 @@ from moises_light.training.augment import (
     reshape,
     round_trip,
 )
+from moises_light.training.config import TrainConfig
 from moises_light.training.corpus import (
     BACKING,
     BLOCK,
@@ -520,6 +521,12 @@ class MixtureDataset:
         if rng.random() < 0.5:
             piece = -piece
         return piece
+
+
+def dataset_of(config: TrainConfig, corpus: Path) -> MixtureDataset:
+    """The examples that a run draws from the training tracks of a corpus."""
+    shares = MixingConfig.weighted(config.songs, config.backings)
+    return MixtureDataset(corpus, "train", config.segment_length, config.seed, shares)
 
 
 def draw_batch(

@@ -103,10 +103,12 @@ def pack(
     Parts appear when they are complete. Those of an earlier pack in the folder go.
 
     Raises:
-        ValueError: if pieces have no length, or not one fits into a part.
+        ValueError: if pieces or parts have no size, or not one piece fits into a part.
     """
     if not 1 <= seconds * SAMPLE_RATE < math.inf:
         raise ValueError(f"pieces of {seconds:g} s; choose more than 0 seconds")
+    if not 0 < mebibytes < math.inf:
+        raise ValueError(f"parts of {mebibytes:g} MiB; choose more than 0 MiB")
     out.mkdir(parents=True, exist_ok=True)
     licences = json.dumps(read_licences(corpus.folder.parent)).encode()
     written: list[Path] = []
@@ -268,7 +270,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--mebibytes", type=float, default=28.0, help="largest size of a part")
     parser.add_argument("--parts", type=at_least(1), default=1)
     parser.add_argument("--seconds", type=float, default=30.0, help="of a piece of a track")
-    parser.add_argument("--seed", type=int, default=0, help="another one packs other pieces")
+    parser.add_argument(
+        "--seed", type=at_least(0), default=0, help="another one packs other pieces"
+    )
     parser.add_argument("--jobs", type=at_least(1), default=1, help="processes that code or decode")
     options = parser.parse_args(arguments)
     if options.unpack:

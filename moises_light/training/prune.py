@@ -54,7 +54,6 @@ from moises_light.training import loop
 from moises_light.training.config import TrainConfig
 from moises_light.training.history import unscored
 from moises_light.training.losses import Objective
-from moises_light.training.mixing import MixtureDataset, draw_batch
 
 EDGE = ""
 """Name of the spaces that no pruning touches: the spectrum and the masks."""
@@ -464,7 +463,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     chosen = args.blocks is not None or args.features is not None
     batches = []
     if chosen or not args.frozen_norms:  # else no example is heard
-        dataset = MixtureDataset(args.corpus, "train", run.segment_length, seed=0)
+        from moises_light.training.mixing import dataset_of, draw_batch
+
+        dataset = dataset_of(run, args.corpus)
     if chosen:
         firsts = range(0, args.batches * size, size)
         batches = [draw_batch(dataset, range(i, i + size), model.sources) for i in firsts]

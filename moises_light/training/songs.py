@@ -12,6 +12,7 @@ import logging
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import NoReturn
 
 import numpy as np
 import soundfile
@@ -20,7 +21,8 @@ import soxr
 from moises_light import audio
 from moises_light.training.corpus import SAMPLE_RATE, fit
 
-AUDIO = (".wav", ".flac", ".ogg", ".opus", ".mp3", ".m4a", ".aif", ".aiff")
+AUDIO = (".wav", ".flac", ".aif", ".aiff", ".ogg", ".opus", ".mp3", ".m4a")
+"""Suffixes of the files that are read, those without loss first."""
 
 STEMS = {
     "vocals": ("vocals", "vocal", "lead_vocals", "backing_vocals", "singing"),
@@ -146,6 +148,8 @@ def find_songs(folder: Path | str) -> list[tuple[Path, Song]]:
         ValueError: if it is no folder, or holds no song.
     """
     root = Path(folder)
+    if root.name in ("", ".."):  # as where the song is the current folder
+        root = root.resolve()
     if not root.is_dir():
         raise ValueError(f"{root} is not a folder; give one that holds a folder for each song")
     found = []
@@ -221,23 +225,28 @@ def read_song(path: Path, song: Song, warn: audio.Warn = _log.warning) -> dict[s
     if not song.files:
         stems = {s: read_stream(path, n) for n, s in enumerate(MUSDB_STREAMS, start=1)}
     else:
-        parts = {s: [_load(f, warn) for f in files] for s, files in song.files.items()}
+        parts = {s: [load(f, warn) for f in files] for s, files in song.files.items()}
         stems = {source: add(pieces) for source, pieces in parts.items()}
     frames = max(stem.shape[1] for stem in stems.values())
     return {s: fit(a, frames) for s, a in stems.items()}
 
 
-def read_mixture(path: Path, song: Song) -> np.ndarray | None:
-    """The song as it was mixed, `[2, L]`, where it lies beside its stems."""
+def read_mixture(path: Path, song: Song, warn: audio.Warn = _log.warning) -> np.ndarray | None:
+    """The song as it was mixed, `[2, L]`, where it lies beside its stems; as `read_song`."""
     if not song.files:
         return read_stream(path, 0)
     for file in _visible(path.iterdir(), path):
         if file.stem.lower() in MIXTURE and _is_audio(file):
-            return _load(file, _log.warning)
+            return load(file, warn)
     return None
 
 
-def _load(file: Path, warn: audio.Warn) -> np.ndarray:
+def refuse(text: str) -> NoReturn:
+    """A `warn` for whoever wants a file whole or not at all."""
+    raise ValueError(text)
+
+
+def load(file: Path, warn: audio.Warn) -> np.ndarray:
     """A file `[2, L]`; what is wrong with it is told by its whole path, for names repeat."""
     try:
         return audio.load(file, warn=lambda text: warn(f"{file}: {text}")).numpy()
