@@ -1340,6 +1340,8 @@ def test_what_speaks_for_a_preset_is_said_where_all_can_be_compared() -> None:
     voices = "Voices at {} dB, the cleanest here 5.3 (see About)."
     assert words.merit(rated, middle) == voices.format(4.2)
     assert words.merit(rated, small) == "The lightest preset here. " + voices.format(4.3)
+    close = {**rated, "m": preset("m", 2, 5.27)}
+    assert words.merit(close, close["m"]).startswith("The cleanest"), "by what can be read"
     # one of them was never scored there: nobody knows which is best
     unrated = {**rated, "m": preset("m", 2, None)}
     assert words.merit(unrated, large) == ""

@@ -106,13 +106,11 @@ def merit(presets: Mapping[str, Preset], preset: Preset) -> str:
     voices = {p.name: p.sdr.get("backed", {}).get("vocals") for p in there}
     scores = {name: v for name, v in voices.items() if isinstance(v, int | float)}
     if len(scores) == len(there):
-        own, best = scores[preset.name], max(scores.values())
-        if own == best:
-            told.append(f"The cleanest voices of the presets here: {_score(own)} dB (see About).")
+        own, best = _score(scores[preset.name]), _score(max(scores.values()))
+        if own == best:  # as they are told
+            told.append(f"The cleanest voices of the presets here: {own} dB (see About).")
         else:
-            told.append(
-                f"Voices at {_score(own)} dB, the cleanest here {_score(best)} (see About)."
-            )
+            told.append(f"Voices at {own} dB, the cleanest here {best} (see About).")
     return " ".join(told)
 
 
