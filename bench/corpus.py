@@ -6,6 +6,11 @@ SDR of the mixture as the estimate in the held-out split.
 
 from __future__ import annotations
 
+from moises_light.terminal import run_main
+
+if __name__ == "__main__":  # above the imports: what is not installed is one line
+    raise SystemExit(run_main("bench.corpus"))
+
 import argparse
 import time
 from collections.abc import Sequence
@@ -16,8 +21,8 @@ import numpy as np
 import torch
 
 from moises_light.config import SOURCES
-from moises_light.terminal import exit_code
 from moises_light.training.corpus import KINDS, SAMPLE_RATE, Corpus, Track
+from moises_light.training.mixing import MixtureDataset
 
 EDGES = (30, 60, 120, 250, 500, 1000, 2000, 4000, 8000, 11500)
 FRAME = 8192
@@ -61,8 +66,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--tracks", type=int, default=40, help="tracks of each kind to measure")
     parser.add_argument("--draws", type=int, default=200)
     options = parser.parse_args(arguments)
-    from moises_light.training.mixing import MixtureDataset
-
     torch.set_num_threads(1)
     train = Corpus(options.corpus, "train")
     print(f"{'':<14}{'level':>14}" + "".join(f"{edge:>6}" for edge in EDGES[:-1]))
@@ -87,7 +90,3 @@ def main(arguments: Sequence[str] | None = None) -> int:
         values = floors(heldout, source)
         print(f"heldout {source}: {len(values)} tracks, mixture's SDR {np.mean(values):.1f} dB")
     return 0
-
-
-if __name__ == "__main__":
-    raise SystemExit(exit_code(main))

@@ -8,6 +8,11 @@ last run before it is then meant.
 
 from __future__ import annotations
 
+from moises_light.terminal import run_main
+
+if __name__ == "__main__":  # above the imports: what is not installed is one line
+    raise SystemExit(run_main("bench.curves"))
+
 import argparse
 import json
 from dataclasses import dataclass
@@ -15,9 +20,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from plotly import graph_objects
+from plotly.subplots import make_subplots
 
 from moises_light.config import SOURCES, get_config
-from moises_light.terminal import exit_code
 from moises_light.training.config import TrainConfig
 
 COLOURS = (
@@ -89,9 +95,6 @@ def smooth(values: np.ndarray, keep: float = 0.85) -> np.ndarray:
 
 def figure(runs: list[Run]) -> Any:
     """The curves as a Plotly figure."""
-    from plotly import graph_objects
-    from plotly.subplots import make_subplots
-
     panels = ("loss", *SOURCES)
     titles = ("mean", *SOURCES)
     plot = make_subplots(1, len(panels), subplot_titles=titles, shared_yaxes=True)
@@ -122,7 +125,3 @@ def main() -> int:
     figure([read_run(folder) for folder in args.runs]).write_html(args.out, include_plotlyjs=True)
     print(args.out)
     return 0
-
-
-if __name__ == "__main__":
-    raise SystemExit(exit_code(main))

@@ -6,12 +6,16 @@ of the held-out split. A block near zero is computed for nothing.
 
 from __future__ import annotations
 
+from moises_light.terminal import run_main
+
+if __name__ == "__main__":  # above the imports: what is not installed is one line
+    raise SystemExit(run_main("bench.depth"))
+
 import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
 from moises_light import weights
-from moises_light.terminal import exit_code
 from moises_light.training.config import TrainConfig
 from moises_light.training.mixing import MixtureDataset, draw_batch
 from moises_light.training.prune import loss, without_block
@@ -37,7 +41,3 @@ def main(arguments: Sequence[str] | None = None) -> int:
         told = ", ".join(f"{rise:.3f}" for rise in rises)
         print(f"| {path} | {whole:.3f} | {told} |", flush=True)
     return 0
-
-
-if __name__ == "__main__":
-    raise SystemExit(exit_code(main))

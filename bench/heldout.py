@@ -10,6 +10,11 @@ alone, here *accompaniment*.
 
 from __future__ import annotations
 
+from moises_light.terminal import run_main
+
+if __name__ == "__main__":  # above the imports: what is not installed is one line
+    raise SystemExit(run_main("bench.heldout"))
+
 import argparse
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
@@ -21,7 +26,6 @@ from torch import Tensor
 from moises_light import weights
 from moises_light.config import SOURCES
 from moises_light.model import MoisesLight
-from moises_light.terminal import exit_code
 from moises_light.training.config import TrainConfig
 from moises_light.training.corpus import BACKED_SPLITS
 from moises_light.training.evaluate import ACCOMPANIMENT, corpus_tracks
@@ -35,6 +39,7 @@ from moises_light.training.losses import (
     loss_bands,
     narrowed,
 )
+from moises_light.training.mixing import MixtureDataset, draw_batch, select
 
 RUN = TrainConfig(frames=88, bf16=False, absent=0.3, highs=3.0, highs_of=("vocals", "other"))
 """How long an excerpt is and how the loss counts: as in the runs behind our own weights."""
@@ -53,8 +58,6 @@ def drawn(
     corpus: Path, examples: int, length: int = LENGTH, batch_size: int = 4
 ) -> Iterator[Batch]:
     """Examples of the held-out split, mixed and altered as in training."""
-    from moises_light.training.mixing import MixtureDataset, draw_batch
-
     dataset = MixtureDataset(corpus, "heldout", length, seed=5)
     for first in range(0, examples, batch_size):
         yield draw_batch(dataset, range(first, min(first + batch_size, examples)), SOURCES)
@@ -96,8 +99,6 @@ def score(model: MoisesLight, batches: Sequence[Batch]) -> dict[str, tuple[float
     Raises:
         ValueError: if sources are known apart in some excerpts and in others are not.
     """
-    from moises_light.training.mixing import select
-
     c = model.config
     objective = objective_of(model, RUN)
     bands = loss_bands(c.freq_dim, c.sample_rate / c.n_fft, COLUMNS)
@@ -167,7 +168,3 @@ def main(arguments: Sequence[str] | None = None) -> int:
             mean = sum(loss for loss, _ in rows.values()) / len(model.sources)
             print(f"| {path} | {name} | mean | {mean:.3f} |{' |' * len(columns)}", flush=True)
     return 0
-
-
-if __name__ == "__main__":
-    raise SystemExit(exit_code(main))

@@ -7,30 +7,28 @@ logarithmic axis. Shows what a loss taught, and what it did not.
 
 from __future__ import annotations
 
+from moises_light.terminal import run_main
+
+if __name__ == "__main__":  # above the imports: what is not installed is one line
+    raise SystemExit(run_main("bench.masks"))
+
 import argparse
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
+from PIL import Image, ImageDraw
 
 from moises_light import audio, weights
 from moises_light.separation import Separator
-from moises_light.terminal import exit_code
-
-if TYPE_CHECKING:
-    from PIL import Image
+from moises_light.ui.plots import levels, power, shares
 
 WIDTH, HEIGHT = 480, 180
 
 
 def column(model_file: Path, mixture: torch.Tensor) -> Image.Image:
     """The mixture and the masks of one network, one below the other."""
-    from PIL import Image, ImageDraw
-
-    from moises_light.ui.plots import levels, power, shares
-
     model = weights.load_pretrained(model_file)
     separator = Separator(model)
     stems = separator(mixture)
@@ -62,8 +60,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--start", type=float, default=0.0, help="seconds to leave out")
     parser.add_argument("--seconds", type=float, default=30.0, help="length of the part")
     options = parser.parse_args(arguments)
-    from PIL import Image
-
     mixture = audio.load(options.song, start=options.start, seconds=options.seconds)
     columns = [column(path, mixture) for path in options.weights]
     page = Image.new("L", (WIDTH * len(columns), columns[0].height))
@@ -71,7 +67,3 @@ def main(arguments: Sequence[str] | None = None) -> int:
         page.paste(picture, (number * WIDTH, 0))
     page.save(options.out, quality=85)
     return 0
-
-
-if __name__ == "__main__":
-    raise SystemExit(exit_code(main))

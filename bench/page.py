@@ -7,6 +7,11 @@ renderer. Chromium, the network and the sound share this machine's cores.
 
 from __future__ import annotations
 
+from moises_light.terminal import run_main
+
+if __name__ == "__main__":  # above the imports: what is not installed is one line
+    raise SystemExit(run_main("bench.page"))
+
 import argparse
 import os
 import shutil
@@ -20,7 +25,7 @@ from pathlib import Path
 from urllib.error import URLError
 from urllib.request import urlopen
 
-from moises_light.terminal import exit_code
+from playwright.sync_api import sync_playwright
 
 
 @contextmanager
@@ -68,8 +73,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("song", type=Path)
     parser.add_argument("--stop", type=float, default=600, help="seconds after which to give up")
     args = parser.parse_args(arguments)
-    from playwright.sync_api import sync_playwright
-
     chromium = shutil.which("chromium") or shutil.which("google-chrome")
     with served() as address, sync_playwright() as playwright:
         browser = playwright.chromium.launch(
@@ -108,7 +111,3 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"renderer: {max(peak, renderer_memory())} MiB at most")
         browser.close()
     return 0
-
-
-if __name__ == "__main__":
-    raise SystemExit(exit_code(main))

@@ -6,14 +6,20 @@ A row for each source: spectrogram of the first half minute, 30 Hz to 20 kHz on 
 
 from __future__ import annotations
 
+from moises_light.terminal import run_main
+
+if __name__ == "__main__":  # above the imports: what is not installed is one line
+    raise SystemExit(run_main("bench.pictures"))
+
 import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+from PIL import Image, ImageDraw
+from scipy import signal
 
 from moises_light.config import SOURCES
-from moises_light.terminal import exit_code
 from moises_light.training.corpus import SAMPLE_RATE, Corpus, Track
 
 WIDTH, HEIGHT, SECONDS = 900, 150, 30
@@ -21,8 +27,6 @@ WIDTH, HEIGHT, SECONDS = 900, 150, 30
 
 def spectrogram(audio: np.ndarray) -> np.ndarray:
     """Picture of `[C, L]` audio, `[HEIGHT, WIDTH]` from 0 to 1, high frequencies on top."""
-    from scipy import signal
-
     hop = max(256, audio.shape[1] // WIDTH)
     f, _, bins = signal.stft(
         audio.mean(axis=0), SAMPLE_RATE, nperseg=4096, noverlap=4096 - min(hop, 4095)
@@ -35,8 +39,6 @@ def spectrogram(audio: np.ndarray) -> np.ndarray:
 
 def picture(corpus: Corpus, track: Track) -> np.ndarray:
     """All sources of one track, one below the other, RGB `[4 HEIGHT, WIDTH, 3]`."""
-    from PIL import Image, ImageDraw
-
     rows = []
     for source in SOURCES:
         frames = min(track.frames, SECONDS * SAMPLE_RATE)
@@ -58,14 +60,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("names", nargs="*", help="tracks; the first two without any")
     parser.add_argument("--split", default="train")
     options = parser.parse_args(arguments)
-    from PIL import Image
-
     corpus = Corpus(options.corpus, options.split)
     tracks = [t for t in corpus.tracks if t.name in options.names] or corpus.tracks[:2]
     page = np.concatenate([picture(corpus, track) for track in tracks])
     Image.fromarray(page).save(options.out)
     return 0
-
-
-if __name__ == "__main__":
-    raise SystemExit(exit_code(main))

@@ -19,7 +19,7 @@ from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from moises_light.model import MoisesLight
-from moises_light.separation import _device
+from moises_light.separation import device_of
 from moises_light.terminal import exit_code
 from moises_light.training.config import TrainConfig
 from moises_light.training.loop import batch_norms, objective_of
@@ -84,7 +84,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--compile", action="store_true")
     options = parser.parse_args(arguments)
     torch.backends.cudnn.benchmark = options.device == "cuda"
-    model = MoisesLight.from_pretrained(options.preset).to(_device(options.device)).train()
+    model = MoisesLight.from_pretrained(options.preset).to(device_of(options.device)).train()
     for norm in batch_norms(model):
         norm.eval()
     given = (model, options.frames, options.examples, options.bf16, KINDS[options.attention])

@@ -18,6 +18,7 @@ import shutil
 import struct
 import time
 import wave
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
@@ -283,16 +284,10 @@ def _stream(
 ) -> Iterator[Tensor]:
     decoded = _decode(path, warn)
     stop = None if seconds is None else start + seconds
-    reached = 0.0  # seconds
-
-    def limited() -> Iterator[tuple[int, np.ndarray]]:
-        nonlocal reached
-        for rate, block in _limited(path, decoded, max_seconds):
-            reached += len(block) / rate
-            yield rate, block
-
+    reached: Counter[int] = Counter()  # frames by their rate
     try:
-        wanted = _between(limited(), start, stop)
+        limited = _told(_limited(path, decoded, max_seconds), reached.update)
+        wanted = _between(limited, start, stop)
         if on_decoded is not None:
             wanted = _told(wanted, on_decoded)
         empty = True
@@ -300,7 +295,7 @@ def _stream(
             if block.shape[-1]:
                 empty = False
                 yield block
-        if empty and seconds is not None and reached > start:
+        if empty and seconds is not None and sum(n / r for r, n in reached.items()) > start:
             raise AudioError(f"{seconds:g} s of {path.name} hold no sample; choose more seconds")
         if empty:
             raise AudioError(

@@ -241,6 +241,36 @@ def with_sides(audio: Tensor, sample_rate: int) -> Tensor:
     return torch.stack([middle + sides, middle - sides])
 
 
+def device_of(name: str | torch.device) -> torch.device:
+    """The device of that name, if a network can run there on this machine.
+
+    Args:
+        name: `cpu`, `cuda`, `cuda:1`, `mps`, or a device that is to be checked.
+
+    Raises:
+        ValueError: if the name is unknown, of a kind that is not supported, or the device is not
+            there.
+
+    >>> device_of("cpu")
+    device(type='cpu')
+    """
+    try:
+        device = torch.device(name)
+    except (RuntimeError, TypeError):
+        raise ValueError(f"device={name!r} is unknown; choose cpu, cuda or mps") from None
+    cuda, mps = torch.cuda.is_available(), torch.backends.mps.is_available()
+    there = {
+        "cpu": True,
+        "cuda": cuda and (device.index or 0) < torch.cuda.device_count(),
+        "mps": mps,
+    }
+    if device.type not in there:
+        raise ValueError(f"device={str(device)!r} is not supported; choose cpu, cuda or mps")
+    if not there[device.type]:
+        raise ValueError(f"device={str(device)!r} is not there on this machine; choose cpu")
+    return device
+
+
 class Separator:
     """Separate songs of any length, as a whole or as a stream.
 
@@ -292,7 +322,7 @@ class Separator:
         self.widen_mono = widen_mono
         self.sources = tuple(model.sources)
         self.sample_rate = int(model.sample_rate)
-        self.device = _device(device)
+        self.device = device_of(device)
         if not 0 < segment <= MAX_SEGMENT:
             raise ValueError(
                 f"segment={segment} s; choose more than 0 and at most {MAX_SEGMENT:g} seconds"
@@ -476,21 +506,3 @@ class Separator:
                 f"the mixture holds NaN or infinity at {second:.1f} s; "
                 f"repair the recording or leave that part out"
             )
-
-
-def _device(name: str | torch.device) -> torch.device:
-    try:
-        device = torch.device(name)
-    except (RuntimeError, TypeError):
-        raise ValueError(f"device={name!r} is unknown; choose cpu, cuda or mps") from None
-    cuda, mps = torch.cuda.is_available(), torch.backends.mps.is_available()
-    there = {
-        "cpu": True,
-        "cuda": cuda and (device.index or 0) < torch.cuda.device_count(),
-        "mps": mps,
-    }
-    if device.type not in there:
-        raise ValueError(f"device={str(device)!r} is not supported; choose cpu, cuda or mps")
-    if not there[device.type]:
-        raise ValueError(f"device={str(device)!r} is not there on this machine; choose cpu")
-    return device

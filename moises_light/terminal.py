@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import atexit
 import errno
+import importlib
 import io
 import os
 import signal
@@ -110,6 +111,18 @@ def exit_code(run: Callable[[], int | None], name: str = "error") -> int:
             say(f"{name}: what was to be printed could not be written: {_lost[0]}")
             return 2
         return code
+
+
+def run_main(module: str) -> int:
+    """Exit code of the command that a module's `main` is, as `exit_code` gives it.
+
+    The module is imported here, so that one line tells which of its packages is not installed. It
+    calls this above its own imports, where it is run itself.
+
+    Args:
+        module: its dotted name.
+    """
+    return exit_code(lambda: importlib.import_module(module).main())
 
 
 def _is_read() -> bool:

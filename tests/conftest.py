@@ -1,12 +1,14 @@
-"""Fixtures that several test files share: tiny networks that run in milliseconds."""
+"""Fixtures that several test files share: tiny networks, which run in milliseconds, and a bank."""
 
 from __future__ import annotations
 
 import shutil
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 import torch
+from tiny_material import make_bank
 
 from moises_light.config import Config
 from moises_light.model import MoisesLight
@@ -28,6 +30,12 @@ def tiny_model(tiny_config: Config) -> MoisesLight:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(1)
         return MoisesLight(**tiny_config).eval()
+
+
+@pytest.fixture(scope="session")
+def bank_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A bank of sines, to be read alone."""
+    return make_bank(tmp_path_factory.mktemp("bank"))
 
 
 @pytest.fixture

@@ -6,7 +6,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from tiny_material import RATE, make_bank
+from tiny_material import RATE
 
 from moises_light.training import bands, build, render, singing, synth, world
 from moises_light.training.bands import SCALES, STYLES, Note, Part, compose
@@ -18,11 +18,6 @@ EVERY_STYLE = [(style, seed) for style in STYLES for seed in range(3)]
 
 def score_of(style, seed, **given):
     return compose(np.random.default_rng(seed), 40, style=style, **given)
-
-
-@pytest.fixture(scope="module")
-def bank_folder(tmp_path_factory):
-    return make_bank(tmp_path_factory.mktemp("bank"))
 
 
 @pytest.fixture

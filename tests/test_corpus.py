@@ -16,18 +16,13 @@ import av
 import numpy as np
 import pytest
 import soundfile
-from tiny_material import FILES, RATE, make_bank, make_song, tone
+from tiny_material import FILES, RATE, make_song, tone
 
 from moises_light import weights
 from moises_light.training import banks, build, corpus, evaluate, keys, songs
 from moises_light.training.config import TrainConfig
 from moises_light.training.corpus import Corpus, write_track
 from moises_light.training.mixing import MixtureDataset
-
-
-@pytest.fixture(scope="module")
-def bank_folder(tmp_path_factory):
-    return make_bank(tmp_path_factory.mktemp("bank"))
 
 
 def noise(seed, seconds=2.0, level=0.1):
@@ -709,23 +704,32 @@ def test_numbers_that_are_none_are_refused(module, arguments, told, monkeypatch,
 
 
 def test_commands_tell_in_one_line_which_package_is_missing(tmp_path, tiny_model):
-    """As a plain installation has it, without scipy, Pillow and what sings and plays."""
+    """As a plain installation has it, without scipy, Pillow and all else that is optional."""
     card = {"run": json.loads(TrainConfig().to_json()), "seed": 0, "steps": 1}
     for name in ("a", "b"):
         weights.save(tiny_model, tmp_path / f"{name}.safetensors", {"card": card})
         next(buffer for key, buffer in tiny_model.named_buffers() if "mean" in key).add_(1)
-    commands = {
-        "moises_light.training.build": ["corpus"],
+    missing = {
+        "moises_light.training.build": "scipy",
+        "moises_light.training.average": "scipy",
+        "moises_light.training.prune": "scipy",
+        "bench.heldout": "scipy",
+        "bench.corpus": "scipy",
+        "bench.depth": "scipy",
+        "bench.pictures": "PIL",
+        "bench.masks": "PIL",
+        "bench.curves": "plotly",
+        "bench.page": "playwright",
+    }
+    arguments = {
         "moises_light.training.average": ["a.safetensors", "b.safetensors", "c.safetensors"],
         "moises_light.training.prune": ["a.safetensors", "c.safetensors", "--blocks", "0"],
-        "bench.heldout": ["a.safetensors"],
-        "bench.corpus": ["corpus"],
-        "bench.pictures": ["corpus", "out.png"],
-        "bench.masks": ["none.wav", "out.png"],
     }
+    commands = {name: arguments.get(name, []) for name in missing}
+    packages = {*missing.values(), "pyworld", "fluidsynth"}
     program = (
         "import json, runpy, sys\n"
-        "for name in ('scipy', 'PIL', 'pyworld', 'fluidsynth'): sys.modules[name] = None\n"
+        f"for name in {sorted(packages)}: sys.modules[name] = None\n"
         "for name, arguments in json.loads(sys.argv[1]).items():\n"
         "    sys.argv = [name, *arguments]\n"
         "    try:\n"
@@ -742,9 +746,8 @@ def test_commands_tell_in_one_line_which_package_is_missing(tmp_path, tiny_model
     )
     assert told.stdout.splitlines() == [f"{name} 2" for name in commands], told.stderr
     lines = told.stderr.splitlines()
-    missing = ["scipy"] * 5 + ["PIL"] * 2
     assert len(lines) == len(missing)
-    for line, package in zip(lines, missing, strict=True):
+    for line, package in zip(lines, missing.values(), strict=True):
         assert line.startswith(f"error: the package {package}")
 
 

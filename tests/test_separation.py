@@ -336,19 +336,20 @@ def test_blocks_are_what_is_finished_and_no_less() -> None:
     assert blocks == [75] * 12 + [100]
 
 
+def endless(closed: list[bool]) -> Iterator[Tensor]:
+    """A song without an end, which notes that it was closed."""
+    try:
+        while True:
+            yield song(30)
+    finally:
+        closed.append(True)
+
+
 @pytest.mark.parametrize("stop_after", [0, 1, 5])
 def test_stopping_closes_the_input(stop_after: int) -> None:
-    closed = []
-
-    def source() -> Iterator[Tensor]:
-        try:
-            while True:
-                yield song(30)
-        finally:
-            closed.append(True)
-
+    closed: list[bool] = []
     model = identity()
-    blocks = Separator(model, segment=1.0).blocks(source())
+    blocks = Separator(model, segment=1.0).blocks(endless(closed))
     for _ in range(stop_after):
         next(blocks)
     heard = len(model.heard)
@@ -360,20 +361,13 @@ def test_stopping_closes_the_input(stop_after: int) -> None:
 
 
 def test_an_error_in_the_model_closes_the_input_and_reaches_the_caller() -> None:
-    closed = []
-
-    def source() -> Iterator[Tensor]:
-        try:
-            while True:
-                yield song(30)
-        finally:
-            closed.append(True)
+    closed: list[bool] = []
 
     def fail(x: Tensor) -> Tensor:
         raise MemoryError("out of memory")
 
     with pytest.raises(MemoryError, match="out of memory"):
-        list(Separator(Fake(broken=fail), segment=1.0).blocks(source()))
+        list(Separator(Fake(broken=fail), segment=1.0).blocks(endless(closed)))
     assert closed == [True]
 
 

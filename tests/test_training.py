@@ -77,6 +77,25 @@ def tiny_preset(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("moises_light.training.loop.CALIBRATION_BATCHES", 2)
 
 
+@pytest.fixture
+def drawn(monkeypatch: pytest.MonkeyPatch) -> list[mixing.MixingConfig]:
+    """Let commands draw `Tones` instead of a corpus; how they ask for them to be mixed."""
+    asked = []
+
+    def draw(
+        folder: Path, split: str, length: int, seed: int, config: mixing.MixingConfig
+    ) -> Tones:
+        asked.append(config)
+        return Tones(length, seed)
+
+    monkeypatch.setattr(mixing, "MixtureDataset", draw)
+    return asked
+
+
+class Stop(Exception):
+    """Ends a run half way."""
+
+
 def run(config: TrainConfig, folder: Path, **options: object) -> Path:
     dataset = Tones(config.segment_length, config.seed)
     return loop.train(config, dataset, folder, workers=0, rescan=False, **options)  # type: ignore[arg-type]
@@ -557,9 +576,6 @@ def test_resumed_equals_uninterrupted(tmp_path: Path) -> None:
     weights.save(MoisesLight(**TINY), start, {})
     config = TrainConfig(frames=16, batch_size=2, steps=6, warmup=2, bf16=False, start=str(start))
 
-    class Stop(Exception):
-        pass
-
     def stop(row: dict[str, float]) -> None:
         if row["step"] == 3:
             raise Stop
@@ -590,24 +606,15 @@ def test_a_run_goes_on_with_another_limit(tmp_path: Path) -> None:
 
 @pytest.mark.usefixtures("tiny_preset")
 def test_a_run_that_was_stopped_gives_weights(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path,
+    drawn: list[mixing.MixingConfig],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
-    class Stop(Exception):
-        pass
-
     def stop(row: dict[str, float]) -> None:
         if row["step"] == 2:
             raise Stop
 
-    drawn = []
-
-    def draw(
-        folder: Path, split: str, length: int, seed: int, config: mixing.MixingConfig
-    ) -> Tones:
-        drawn.append(config)
-        return Tones(length, seed)
-
-    monkeypatch.setattr(mixing, "MixtureDataset", draw)
     monkeypatch.setattr(torch, "set_flush_denormal", lambda on: True)  # it would stay on
     config = TrainConfig(
         frames=16, batch_size=2, steps=3, bf16=False, seed=7, songs=0.5, backings=0.5
@@ -1269,9 +1276,6 @@ def test_a_start_may_be_replaced_while_a_run_goes_on(tmp_path: Path) -> None:
     first = run(TrainConfig(frames=16, batch_size=2, steps=2, bf16=False), tmp_path / "first")
     config = TrainConfig(frames=16, batch_size=2, steps=3, bf16=False, start=str(first))
 
-    class Stop(Exception):
-        pass
-
     def stop(row: dict[str, float]) -> None:
         raise Stop
 
@@ -1283,12 +1287,9 @@ def test_a_start_may_be_replaced_while_a_run_goes_on(tmp_path: Path) -> None:
     assert [earlier["steps"] for earlier in release.earlier_runs(card)] == [2]
 
 
-@pytest.mark.usefixtures("tiny_preset")
-def test_a_pruned_start_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.usefixtures("tiny_preset", "drawn")
+def test_a_pruned_start_is_told(tmp_path: Path) -> None:
     first = run(TrainConfig(frames=16, batch_size=2, steps=2, bf16=False), tmp_path / "first")
-    monkeypatch.setattr(
-        mixing, "MixtureDataset", lambda folder, split, length, seed, config: Tones(length, seed)
-    )
     scored = weights.load(first)
     about = {"preset": scored.metadata["preset"], "card": {**scored.metadata["card"], **SCORED}}
     weights.save(weights.load_pretrained(first), first, about)
@@ -1340,7 +1341,7 @@ def test_bands_alone_may_keep_their_norms_and_need_no_corpus(tmp_path: Path) -> 
 
 @pytest.mark.usefixtures("tiny_preset")
 def test_the_mean_of_two_runs_is_a_network_with_norms_of_its_own(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, drawn: list[mixing.MixingConfig]
 ) -> None:
     first = run(TrainConfig(frames=16, batch_size=2, steps=2, bf16=False), tmp_path / "first")
     config = TrainConfig(
@@ -1348,15 +1349,6 @@ def test_the_mean_of_two_runs_is_a_network_with_norms_of_its_own(
         songs=0.5, backings=0.25,
     )  # fmt: skip
     second = run(config, tmp_path / "second")
-    drawn = []
-
-    def draw(
-        folder: Path, split: str, length: int, seed: int, config: mixing.MixingConfig
-    ) -> Tones:
-        drawn.append(config)
-        return Tones(length, seed)
-
-    monkeypatch.setattr(mixing, "MixtureDataset", draw)
     out = tmp_path / "mean.safetensors"
     assert average.main([str(second), str(first), str(out), "--share", "0.25"]) == 0
     assert drawn == [mixing.MixingConfig.weighted(0.5, 0.25)]  # as the run drew them

@@ -6,6 +6,11 @@ on the seed and its own name alone, so the same command gives the same bits.
 
 from __future__ import annotations
 
+from moises_light.terminal import run_main
+
+if __name__ == "__main__":  # above the imports: what is not installed is one line
+    raise SystemExit(run_main("moises_light.training.build"))
+
 import argparse
 import copy
 import logging
@@ -14,13 +19,15 @@ import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
+from scipy import signal
 
 from moises_light import audio
 from moises_light.config import SOURCES
-from moises_light.terminal import at_least, exit_code, tell
+from moises_light.terminal import at_least, tell
+from moises_light.training import banks, render, singing, world
+from moises_light.training.augment import draw_shape, piece_frame, reshape
 from moises_light.training.bands import compose
 from moises_light.training.corpus import (
     BACKED_SPLITS,
@@ -38,9 +45,6 @@ from moises_light.training.corpus import (
     write_track,
 )
 from moises_light.training.songs import find_songs, read_song, refuse
-
-if TYPE_CHECKING:  # they need scipy, and `main` says so where that is missing
-    from moises_light.training import banks, render, singing
 
 _log = logging.getLogger(__name__)
 
@@ -104,8 +108,6 @@ def song_licences(folder: Path) -> list[LicenceRow]:
     Raises:
         ValueError: if one of them lacks columns.
     """
-    from moises_light.training.banks import COLUMNS_TOLD
-
     table = folder / "LICENSES.tsv"
     rows = set()
     if table.is_file():
@@ -114,7 +116,7 @@ def song_licences(folder: Path) -> list[LicenceRow]:
             cells = line.split("\t")
             if cells[0].startswith("songs/"):
                 if len(cells) < 5:
-                    raise ValueError(f"{table}, line {number}: {COLUMNS_TOLD}")
+                    raise ValueError(f"{table}, line {number}: {banks.COLUMNS_TOLD}")
                 rows.add((cells[0].rsplit("/", 1)[0], cells[2], cells[3], cells[4]))
     return sorted(rows)
 
@@ -129,8 +131,6 @@ def add_backings(corpus: Path, folder: Path, say: Say) -> None:
         ValueError: where the table is missing or lists no backing that is there, or a file cannot
             be read.
     """
-    from moises_light.training import banks
-
     done = known_names(corpus, "train")
     bank = banks.Bank(folder, held_out=False)
     samples = [sample for sample in bank.samples if sample.source == BACKING]
@@ -165,9 +165,6 @@ def add_backed(
         bank: whose singers are drawn, held-out ones.
         split: to add to.
     """
-    from moises_light.training import banks
-    from moises_light.training.augment import draw_shape, piece_frame, reshape
-
     done = known_names(corpus, split)
     backings = banks.Bank(folder, held_out=True).samples
     write_licences(corpus, {(s.path, s.origin, s.author, s.licence) for s in backings})
@@ -211,8 +208,6 @@ def bandwidth(music: np.ndarray) -> float | None:
     Args:
         music: `[C, L]` at 44.1 kHz.
     """
-    from scipy import signal
-
     frequencies, density = signal.welch(music, SAMPLE_RATE, nperseg=8192)
     power = density.mean(axis=0) * frequencies
     top = float(frequencies[power > power.max() * 1e-6].max(initial=0.0))
@@ -232,8 +227,6 @@ def wall(stem: np.ndarray) -> float | None:
     Args:
         stem: `[C, L]` at 44.1 kHz.
     """
-    from scipy import signal
-
     blocks = stem[:, : stem.shape[1] // BLOCK * BLOCK].reshape(len(stem), -1, BLOCK)
     power = np.square(blocks, dtype=np.float32).mean((0, 2))
     loud = np.sort(np.argsort(power)[-max(1, len(power) // 4) :])
@@ -262,8 +255,6 @@ def add_collages(
     say: Say,
 ) -> None:
     """Add tracks of isolated vocals, bass lines and melody instruments to `train`."""
-    from moises_light.training import banks
-
     done = known_names(corpus, "train")
     wanted = [source for source in counts if counts[source]]
     made = {source: banks.instruments(bank, source) for source in wanted if source != "vocals"}
@@ -313,8 +304,6 @@ SINGERS: tuple[tuple[str, float], ...] = (
 
 def draw_singer(bank: banks.Bank, rng: np.random.Generator) -> singing.Singer | None:
     """Somebody to sing, or None for an instrumental."""
-    from moises_light.training import singing
-
     names, weights = zip(*SINGERS, strict=True)
     name = names[int(rng.choice(len(names), p=np.array(weights) / sum(weights)))]
     if name == "none":
@@ -326,8 +315,6 @@ def make_band(
     corpus: Path, split: str, name: str, studio: render.Studio, seed: int, seconds: float | None
 ) -> Track:
     """Compose, play and write one band."""
-    from moises_light.training import render, singing
-
     rng = name_seed(seed, name)
     singer = draw_singer(studio.bank, rng) or singing.Singer(None)
     length = seconds or float(rng.uniform(40, 80))
@@ -361,14 +348,12 @@ def add_bands(
     jobs: int = 1,
 ) -> None:
     """Add rendered bands in `jobs` processes, of about `seconds` or each of its own length."""
-    from moises_light.training.render import licence_rows
-
     done = known_names(corpus, split)
     # a name seeds its band, so those of the two splits differ
     kind = "heldout" if split == "heldout" else "band"
     names = [name for k in range(count) if (name := f"{kind}-{k:04d}") not in done]
     fonts = [Path(font).stem for font in studio.soundfonts]
-    write_licences(corpus, licence_rows(fonts))
+    write_licences(corpus, render.licence_rows(fonts))
     if jobs == 1:
         for name in names:
             say(make_band(corpus, split, name, studio, seed, seconds))
@@ -413,8 +398,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     if not options.banks and (options.bands or options.heldout or options.collages):
         raise ValueError("bands and collages are played on samples; name their folder by --banks")
-    from moises_light.training import banks, render, world
-
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     began = time.monotonic()
 
@@ -452,7 +435,3 @@ def main(arguments: Sequence[str] | None = None) -> int:
             jobs=options.jobs,
         )
     return 0
-
-
-if __name__ == "__main__":
-    raise SystemExit(exit_code(main))

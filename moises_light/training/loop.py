@@ -22,7 +22,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 from moises_light import weights
 from moises_light.config import get_config
 from moises_light.model import MoisesLight
-from moises_light.separation import _device
+from moises_light.separation import device_of
 from moises_light.training.config import TrainConfig
 from moises_light.training.grow import grow
 from moises_light.training.history import runs_within
@@ -136,7 +136,7 @@ def train(
     """
     from moises_light.training.mixing import select
 
-    _device(device)
+    device_of(device)
     if not (config.minutes or config.steps):
         raise ValueError("nothing says when the run ends; give minutes, steps or both")
     rank, world = _ranks(device)
@@ -267,7 +267,7 @@ def export(folder: Path, dataset: MixtureDataset, *, device: str = "cpu") -> Pat
     Raises:
         ValueError: if the folder holds no state, or the device is not there.
     """
-    _device(device)
+    device_of(device)
     header = _saved_header(folder)
     config = TrainConfig.from_json(header["config"])
     model, average, optimizer = _begin(config, device, begun=True)
@@ -445,7 +445,7 @@ def calibrated(
     """
     from moises_light.training.mixing import draw_batch
 
-    model.to(_device(device))
+    model.to(device_of(device))
     norms = batch_norms(model)
     for norm in norms:
         norm.reset_running_stats()
