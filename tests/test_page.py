@@ -235,6 +235,12 @@ def separate(page: Any, path: Path) -> None:
     wait(page, "s.phase === 'finished'")
 
 
+def otherwise(page: Any) -> None:
+    """Change a setting, so that there is something to separate anew."""
+    box = page.locator("#residual input")
+    box.set_checked(not box.is_checked())
+
+
 def duplicated(page: Any) -> Any:
     """A second tab, with a copy of what this one keeps."""
     with page.expect_popup() as opened:
@@ -310,6 +316,30 @@ def test_mute_solo_and_faders_change_what_is_heard(visit: Callable[..., Any], so
     wait(page, "s.levels.a[1] < 0.001 && s.levels.a[3] > 0.99")
     assert slider.get_attribute("aria-valuetext") == "silent"
     assert page.evaluate("window.studio.faders().drums") == 0
+
+
+def test_who_moves_a_fader_hears_the_stems_and_another_song_begins_with_all_of_it(
+    visit: Callable[..., Any], song: Path, tmp_path: Path
+) -> None:
+    page = visit()
+    separate(page, song)
+    page.click(".ml-deck[data-key=o]")
+    wait(page, "s.active === 'o'")
+    page.get_by_role("button", name="Mute vocals").click()
+    wait(page, "s.active === 'a' && s.levels.a[0] < 0.001")
+    page.get_by_role("slider", name="Volume of drums").focus()
+    page.keyboard.press("o")
+    wait(page, "s.active === 'o'")
+    page.keyboard.press("End")
+    wait(page, "s.active === 'a' && s.levels.a[1] > 1.5")
+    page.check("#residual input")
+    page.click("#go")
+    wait(page, "s.phase === 'finished' && s.levels.a[1] > 1.5 && s.levels.a[0] < 0.001")
+    other = tmp_path / "other song.wav"
+    audio.save(other, tone("bass", 8.0), RATE)
+    page.set_input_files("#song input[type=file]", other)
+    page.wait_for_function("document.querySelector('.ml-name').textContent === 'other song'")
+    assert set(page.evaluate("window.studio.faders()").values()) == {1}
 
 
 def test_solo_with_ctrl_is_for_this_stem_alone(visit: Callable[..., Any], song: Path) -> None:
@@ -861,6 +891,7 @@ def test_who_separates_a_shared_result_listens_on(
     page.evaluate("window.studio.seek(5)")
     page.click(".ml-play")
     wait(page, "s.playing && s.level > 0.05")
+    otherwise(page)
     page.click("#go")
     page.wait_for_function("t => sessionStorage.getItem('studio-song') !== t", arg=token)
     wait(page, "s.phase === 'finished' && s.ready.a === 882000")
@@ -882,6 +913,7 @@ def test_who_waits_with_a_shared_result_still_has_it(
     begin(visit(), song)
     page = visit(f"?r={link.token}")
     wait(page, "s.phase === 'finished'")
+    otherwise(page)
     page.click("#go")
     wait(page, "s.phase === 'queued'")
     assert state(page)["ready"]["a"] == 882000
@@ -1010,6 +1042,7 @@ def test_a_page_keeps_the_keys_of_its_links(
     page = visit()
     separate(page, song)
     first = make_link(page)
+    otherwise(page)
     page.click("#go")
     wait(page, "s.phase === 'running'")
     page.wait_for_selector("#share-earlier a")
@@ -1101,7 +1134,12 @@ def test_who_separates_anew_while_listening_hears_the_song_meanwhile(
     page.wait_for_timeout(2000)  # what follows a run renders the button anew
     page.evaluate("window.studio.seek(3)")
     page.evaluate("window.studio.transport.setLoop([2, 6])")  # it plays for as long as this takes
+    assert page.is_disabled("#go")
+    assert "Already separated like this" in page.inner_text("#price")
+    otherwise(page)
     page.click("#go")
+    wait(page, "s.phase === 'running'")
+    assert state(page)["active"] == "a", "what there was is heard until there is something new"
     wait(page, "s.playing && s.active === 'o' && s.buses.o > 0.9 && s.level > 0.05")
     assert state(page)["phase"] == "running"
     # who wants stems where none are yet is told what the silence is
@@ -1253,6 +1291,10 @@ def test_stop_really_stops_and_keeps_what_is_there(
     page = visit()
     begin(page, song)
     page.click(".ml-stop")
+    for _ in range(3):  # whatever the run tells meanwhile
+        assert page.inner_text(".ml-status").startswith("Stopping")
+        assert page.is_disabled(".ml-stop")
+        page.evaluate("window.studio.transport.onchange()")
     wait(page, "s.phase === 'stopped'")
     kept = state(page)["ready"]["a"]
     assert 0 < kept < 20 * RATE
@@ -1409,9 +1451,19 @@ def test_a_and_b_switch_without_a_gap_and_blind(
     page = visit()
     separate(page, song)
     tab(page, "Compare")
+    page.get_by_label("Preset B").click()
+    page.get_by_role("option", name="Paper small").click()
+    page.wait_for_function(
+        "document.querySelector('#price-b').textContent.includes('This is what A is')"
+    )
+    assert page.is_disabled("#go-b")
+    page.get_by_label("Preset B").click()
+    page.get_by_role("option", name="Fullband small").click()
     monkeypatch.setattr(ByFrequency, "pause", 1.0)
     page.click("#go-b")
     wait(page, "s.phase === 'running' && s.ready.b > 0")
+    assert page.is_disabled(".ml-deck[data-key=diff]")
+    assert page.is_disabled(".ml-blind-start")
     page.keyboard.press("b")
     wait(page, "s.active === 'b'")
     tab(page, "Take away")  # of B there is nothing to take yet
@@ -1421,6 +1473,7 @@ def test_a_and_b_switch_without_a_gap_and_blind(
     tab(page, "Compare")
     wait(page, "s.phase === 'finished' && s.ready.b === 882000")
     assert state(page)["takes"] == ["paper_small", "fullband_small"]
+    assert page.inner_text(".ml-status").startswith("B is done: 0:20 of music")
     look(page, "compare")
     page.click(".ml-play")
     wait(page, "s.position > 1 && s.level > 0.05")
@@ -1460,12 +1513,10 @@ def test_a_and_b_switch_without_a_gap_and_blind(
     assert "small" not in page.inner_text(".ml-player").lower()
     other = "+document.querySelector('[data-stem=other]').style.getPropertyValue('--level') > 0.1"
     heard = set()
-    for key in ("a", "b"):
+    for key, deck in (("a", "x"), ("b", "y"), ("x", "x"), ("y", "y")):
         page.keyboard.press(key)
         # the switch waits until what is switched to sounds
-        page.wait_for_selector(
-            f".ml-deck[data-key={'x' if key == 'a' else 'y'}][aria-pressed=true]"
-        )
+        page.wait_for_selector(f".ml-deck[data-key={deck}][aria-pressed=true]")
         wait(page, "s.playing && s.level > 0.02")
         page.wait_for_function(other)
         heard.add(state(page)["active"])
@@ -1480,9 +1531,16 @@ def test_a_and_b_switch_without_a_gap_and_blind(
         int(n) for n in re.findall(r"(\d+) of 3|difference: (\d+)", verdict) for n in n if n
     )
     assert (a + b, same) == (2, 1)
+    decks = page.locator(".ml-deck").all_inner_texts()
+    assert [deck[:1] for deck in decks] == ["O", "A", "B", "A"], "which is which is told"
+    page.keyboard.press("b")
+    wait(page, "s.active === 'b'")
     # another result is another test
     page.click(".ml-blind-again")
     tab(page, "Compare")
+    assert page.is_disabled("#go-b")
+    assert "choose another preset for B" in page.inner_text("#price-b")
+    otherwise(page)
     page.click("#go-b")
     wait(page, "s.blind === null && s.phase === 'running'")
     wait(page, "s.phase === 'finished' && s.ready.b === 882000")
@@ -1623,7 +1681,13 @@ def test_what_is_downloaded_is_what_was_separated(
 
     page.get_by_label("Format").click()
     page.get_by_role("option", name="FLAC").click()
-    archive = download(page, "take-all")
+    with page.expect_download() as started:
+        page.click("#take-all")
+        said = page.evaluate(BUSY)
+    assert said == ["true", "Preparing the zip to be taken away …"]
+    page.wait_for_function(f"(({BUSY})())[0] === 'false'")
+    assert ".zip is ready" in page.inner_text("#take-note")
+    archive = Path(started.value.path())
     with zipfile.ZipFile(archive) as files:
         assert sorted(files.namelist()) == [
             f"Nobody - Four tones-{name}-paper_small.flac" for name in sorted(SOURCES)
@@ -1635,6 +1699,12 @@ def test_what_is_downloaded_is_what_was_separated(
     with page.expect_download() as started:
         page.get_by_role("button", name="Download drums").click()
     assert started.value.suggested_filename.endswith("-drums-paper_small.flac")
+
+
+BUSY = """() => {
+  const note = document.querySelector('#take-note');
+  return [document.querySelector('#take-all').getAttribute('aria-busy'), note.textContent.trim()];
+}"""
 
 
 # --------------------------------------------------------------------------- links
@@ -1694,8 +1764,10 @@ def test_a_shared_link_opens_elsewhere_after_a_restart_until_it_is_deleted(
     key = page.locator("#share-delete-link textarea, #share-delete-link input").first.input_value()
     look(page, "share")
     # a new result has no link yet; the old one stays within reach
+    shared = state(page)["serials"]
+    otherwise(page)
     page.click("#go")
-    wait(page, "s.phase === 'finished' && s.takes.length === 1")
+    wait(page, f"s.phase === 'finished' && s.serials[0] !== '{shared[0]}'")
     assert not page.is_visible("#share-link")
     look(page, "share-earlier")
     old = page.locator("#share-earlier a")
@@ -1717,10 +1789,12 @@ def test_a_shared_link_opens_elsewhere_after_a_restart_until_it_is_deleted(
     assert result["y"] < desk["y"], "on a phone the result comes first"
     look(guest, "phone")
     # a guest who separates again works on a copy: the shared result stays what it was
+    otherwise(guest)
     guest.tap("#go")
-    wait(guest, "s.phase === 'finished' && s.takes.length === 1")
+    wait(guest, f"s.phase === 'finished' && s.serials[0] !== '{shared[0]}'")
     again = visit(query)
     wait(again, "s.takes.length === 2")
+    assert state(again)["serials"] == shared
 
     visit("?" + key.partition("?")[2])
     late = visit(query)

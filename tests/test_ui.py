@@ -1031,14 +1031,15 @@ def test_a_run_with_the_same_settings_goes_on_where_it_was_stopped(
     assert (song.folder / "a.f32").read_bytes() == expected
     # and once more, from the beginning: there is nothing to go on with
     assert next(events_of(studio, song, 0, song.frames))[2].ready == 0
+    assert studio.is_made(song, "a", "paper_small", "cpu", 0, song.frames, False)
 
 
 def test_a_song_has_one_run_at_a_time(studio: Studio, song: jobs.Song) -> None:
     quote = _quote(studio)
 
-    def go(session: str = "somebody", token: str = song.token) -> bool:
-        request = gr.Request(session_hash=session)
-        return quote("paper_small", "cpu", token, WHOLE, request)[1]["interactive"]
+    def go(rest: bool = False) -> bool:
+        request = gr.Request(session_hash="somebody")
+        return quote(song.token, "paper_small", "cpu", WHOLE, 0, rest, request)[1]["interactive"]
 
     assert go()
     first = events_of(studio, song, 0, song.frames)
@@ -1049,19 +1050,20 @@ def test_a_song_has_one_run_at_a_time(studio: Studio, song: jobs.Song) -> None:
     *_, (phase, _, take) = first
     assert (phase, take.ready) == ("finished", song.frames)
     assert len(jobs.samples(song, "a", 4)) == song.frames
-    assert go()
+    assert not go(), "it is made"
+    assert go(rest=True), "this would be another result"
 
 
 def test_a_question_from_before_the_song_says_nothing_of_the_button(studio: Studio) -> None:
     """Its answer may come after the song, and would grey out a button that is ready."""
     request = gr.Request(session_hash="somebody")
     for token in (None, ""):
-        text, go = _quote(studio)("paper_small", "cpu", token, WHOLE, request)
+        text, go = _quote(studio)(token, "paper_small", "cpu", WHOLE, 0, False, request)
         assert text
         assert "interactive" not in go
-    gone = _quote(studio)("paper_small", "cpu", "0" * 32, WHOLE, request)[1]
+    gone = _quote(studio)("0" * 32, "paper_small", "cpu", WHOLE, 0, False, request)[1]
     assert gone["interactive"] is False
-    without_weights = _quote(studio)("paper_large", "cpu", None, WHOLE, request)[1]
+    without_weights = _quote(studio)(None, "paper_large", "cpu", WHOLE, 0, False, request)[1]
     assert without_weights["interactive"] is False
 
 
@@ -1081,28 +1083,93 @@ def test_a_run_that_was_left_ends(studio: Studio, song: jobs.Song) -> None:
     assert not studio.is_busy("another song", "visitor")
 
 
-def test_a_waiting_a_leaves_b_until_its_turn(studio: Studio, song: jobs.Song) -> None:
-    separated(song)
-    separated(song, "b", "fullband_small")
+def test_what_was_there_stays_until_there_is_some_of_the_new(
+    ramps: None, studio: Studio, song: jobs.Song
+) -> None:
+    old = [separated(song), separated(song, "b", "fullband_small")]
     other = events_of(studio, jobs.fork(song), 0, song.frames)
     next(other)
-    waiting = events_of(studio, song, 0, song.frames)
-    phase, text, take = next(waiting)
-    assert phase == "queued"
-    seen = studio.show(song, "a", phase, text, take)
-    assert seen is not None
-    assert [t["ready"] for t in seen["takes"]] == [song.frames] * 2, "both can still be heard"
-    seen = studio.show(song, "a", "running", "", take)
-    assert seen is not None
-    assert [(t["slot"], t["ready"]) for t in seen["takes"]] == [("a", 0)], (
-        "B lies on the old A's time"
-    )
+    preview = (0, song.frames - 1)
+
+    def shown(phase: str, text: str, take: jobs.Take) -> list[tuple[str, str]]:
+        seen = studio.show(song, "a", phase, text, take)
+        assert seen is not None
+        if phase == "running":
+            assert seen["done"] == take.done
+        return [(t["slot"], t["serial"]) for t in seen["takes"]]
+
+    both = [(take.slot, take.serial) for take in old]
+    waiting = events_of(studio, song, *preview)
+    event = next(waiting)
+    assert event[0] == "queued"
+    assert shown(*event) == both
     studio.stop(song.token)
     assert [phase for phase, _, _ in waiting] == ["stopped"]
-    assert [take.slot for take in jobs.load_takes(song)] == ["a", "b"]
+    assert jobs.load_takes(song) == old
     other.close()
-    list(events_of(studio, song, 0, song.frames))
+
+    run = events_of(studio, song, *preview)
+    event = next(run)
+    assert (event[0], event[2].ready) == ("running", 0)
+    assert shown(*event) == both, "its first block is being computed"
+    studio.stop(song.token)
+    list(run)
+    assert jobs.load_takes(song) == old
+
+    run = events_of(studio, song, *preview)
+    next(run)
+    event = next(run)
+    assert shown(*event) == [("a", event[2].serial)], "B is of another part of the song"
+    run.close()
     assert [take.slot for take in jobs.load_takes(song)] == ["a"]
+
+
+def test_b_stays_beside_a_new_a_of_the_same_part(
+    ramps: None, studio: Studio, song: jobs.Song
+) -> None:
+    separated(song)
+    b = separated(song, "b", "fullband_small")
+    run = events_of(studio, song, 0, song.frames)
+    next(run)
+    event = next(run)
+    seen = studio.show(song, "a", *event)
+    assert seen is not None
+    assert [t["serial"] for t in seen["takes"]] == [event[2].serial, b.serial]
+    list(run)
+    assert jobs.load_takes(song) == [jobs.load_take(song, "a"), b]
+
+
+def test_who_stops_when_the_last_block_is_there_has_it_all(song: jobs.Song) -> None:
+    stop: list[bool] = []
+    run = jobs.separate(song, new_take(song), split(tones()), lambda: bool(stop))
+    for take in run:
+        stop += [True] * (take.ready == take.frames)
+    assert (take.state, take.ready) == ("finished", song.frames)
+
+
+def test_what_would_be_the_same_again_is_told(studio: Studio, song: jobs.Song) -> None:
+    take = separated(song)
+    request = gr.Request(session_hash="somebody")
+    quote = partial(_quote(studio), song.token, "paper_small", "cpu")
+    text, go = quote(WHOLE, 0, False, request)
+    assert (text, go["interactive"]) == (words.MADE, False)
+    assert words.making_way([take], 0, song.frames) in quote(WHOLE, 0, True, request)[0]
+    # a take that was stopped goes on
+    replace(take, ready=9, state="stopped").save(song)
+    assert quote(WHOLE, 0, False, request)[1]["interactive"]
+
+
+def test_a_preview_tells_where_it_begins_and_ends(studio: Studio) -> None:
+    presets = studio.engine.presets()
+    studio.engine._speeds["paper_small", "cpu"] = 0.5
+    cost = partial(words.cost, studio.engine, presets, "paper_small", "cpu", 30.0)
+    assert cost(68.0).endswith("The part from 1:08 to 1:38 takes about 15 s here.")
+    assert cost().endswith("This takes about 15 s here.")
+
+
+def test_a_silent_song_is_called_so(song: jobs.Song) -> None:
+    assert "Separate" in words.arrived(song)
+    assert "hardly any sound" in words.arrived(replace(song, rms=5e-5))
 
 
 def test_a_song_that_waits_in_line_is_not_swept(studio: Studio, song: jobs.Song) -> None:
@@ -1200,7 +1267,7 @@ def test_two_runs_never_work_at_once(studio: Studio, song: jobs.Song) -> None:
 
 
 def test_what_was_asked_for_is_kept_until_there_is_some_of_it(
-    studio: Studio, song: jobs.Song, monkeypatch: pytest.MonkeyPatch
+    ramps: None, studio: Studio, song: jobs.Song, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     first = events_of(studio, jobs.fork(song), 0, song.frames)
     next(first)
@@ -1223,7 +1290,7 @@ def test_what_was_asked_for_is_kept_until_there_is_some_of_it(
     run.close()
     kept = jobs.to_go_on(song)
     assert kept is not None
-    assert kept.ready == song.frames, "from here on it is the take itself"
+    assert 0 < kept.ready < song.frames, "from here on it is the take itself"
 
     def broken(*_: object) -> None:
         raise RuntimeError("no memory")

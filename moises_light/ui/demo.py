@@ -40,7 +40,8 @@ DEFAULT, DEFAULT_B = DEFAULT_PRESET, "paper_small"
 
 EXAMPLE = EXAMPLES / "francium.mp3"
 QUIET: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
-FETCHED = "() => { window.studio.fetched('{what}'); }"
+FETCHING = "() => window.studio.fetching('{what}')"
+FETCHED = "() => { window.studio.fetched('{what}'); return ''; }"
 DOWNLOAD = """(file) => {
   window.studio.fetched('{what}');
   if (!file || !file.url) return;
@@ -59,7 +60,7 @@ KEEP_LINKS = """(made, before) => {
 KEPT_LINKS = """() => {
   try { return [JSON.parse(sessionStorage.getItem('studio-links')) || []]; } catch { return [[]]; }
 }"""
-FETCHING = "Fetching your song …"
+ON_ITS_WAY = "Fetching your song …"
 STILL_RUNS = (
     "This song is still being separated, by this page before it was loaded anew or in another tab."
 )
@@ -255,6 +256,9 @@ def _take_away_tab(studio: Studio, token: gr.Textbox) -> Parts:
                     elem_id="slot",
                     visible="hidden",
                 )
+            # shown while the player loops, or plays otherwise than the song is, see studio.css
+            gr.Checkbox(False, label="Only the loop", elem_id="only-loop", container=False)
+            gr.Checkbox(False, label=AS_HEARD, elem_id="as-heard", container=False)
             with gr.Row(elem_classes="ml-grid"):
                 for name in SOURCES:
                     label = f"{name.capitalize()}"
@@ -267,10 +271,8 @@ def _take_away_tab(studio: Studio, token: gr.Textbox) -> Parts:
                     ("Drumless", "drumless", "take-drumless"),
                 ):
                     buttons.append((gr.Button(label, elem_id=hint, min_width=110), what))
-            # shown while the player loops, or plays otherwise than the song is, see studio.css
-            gr.Checkbox(False, label="Only the loop", elem_id="only-loop", container=False)
-            gr.Checkbox(False, label=AS_HEARD, elem_id="as-heard", container=False)
-            note = gr.Markdown(TAKE_AWAY, elem_id="take-note", elem_classes="ml-small")
+            note = gr.Markdown("", elem_id="take-note", elem_classes="ml-small")
+            gr.Markdown(TAKE_AWAY, elem_classes="ml-small")
             wanted = gr.JSON(visible="hidden", label="What of it")
             file = gr.JSON(visible="hidden", label="File")
 
@@ -289,6 +291,7 @@ def _take_away_tab(studio: Studio, token: gr.Textbox) -> Parts:
         return write
 
     for button, what in buttons:
+        button.click(None, None, note, js=FETCHING.replace("{what}", what))
         written = button.click(
             take_away(what),
             [token, slot, format, wanted],
@@ -296,13 +299,11 @@ def _take_away_tab(studio: Studio, token: gr.Textbox) -> Parts:
             js="(token, slot, format) => [token, slot, format, window.studio.wanted()]",
             concurrency_limit=2,
             concurrency_id="export",
-            show_progress="minimal",
-            show_progress_on=[button],
-            api_visibility="private",
+            **QUIET,
         )
         written.success(None, file, None, js=DOWNLOAD.replace("{what}", what))
-        written.failure(None, None, None, js=FETCHED.replace("{what}", what))
-    token.change(lambda: TAKE_AWAY, None, note, queue=False, **QUIET)
+        written.failure(None, None, note, js=FETCHED.replace("{what}", what))
+    token.change(lambda: "", None, note, queue=False, **QUIET)
     return {"slot": slot}
 
 
@@ -463,14 +464,10 @@ def _share_tab(
         queue=False,
         **QUIET,
     )
-    done = make.click(
-        create,
-        [token, made, before],
-        outputs,
-        concurrency_limit=2,
-        show_progress_on=[make],
-        api_visibility="private",
-    )
+    make.click(None, None, until, js=FETCHING.replace("{what}", "link"))
+    done = make.click(create, [token, made, before], outputs, concurrency_limit=2, **QUIET)
+    done.success(None, None, None, js=FETCHED.replace("{what}", "link"))
+    done.failure(None, None, until, js=FETCHED.replace("{what}", "link"))
     for box in (link, delete_link):
         done.then(None, box, box, js=WHOLE_ADDRESS)
     settling = (settle, [token, made, before], outputs)
@@ -504,27 +501,43 @@ def _quote(studio: Studio) -> Callable[..., tuple[Any, Any]]:
     """What a run would cost, and whether it can start."""
 
     def quote(
-        preset: str, device: str, token: str | None, extent: str, request: gr.Request
+        token: str | None,
+        preset: str,
+        device: str,
+        extent: str,
+        at: float,
+        rest: bool,
+        request: gr.Request,
     ) -> tuple[str, Any]:
         presets = studio.engine.presets()
-        song = jobs.load_song(studio.root, token)
-        seconds = None
-        if song is not None:
-            seconds = studio.extent(song, extent, 0)[1] / jobs.SAMPLE_RATE
-        text = words.cost(studio.engine, presets, preset, device, seconds)
         can_run = presets[preset].available
-        if can_run and not token:  # this may come after a song that the question did not know
-            return text, gr.skip()
-        free = song is not None and not studio.is_busy(token, request.session_hash)
-        return text, gr.update(interactive=can_run and free)
+        song = jobs.load_song(studio.root, token)
+        if song is None:
+            text = words.cost(studio.engine, presets, preset, device, None)
+            # without a token this may come after a song that the question did not know
+            return text, gr.skip() if can_run and not token else gr.update(interactive=False)
+        part = studio.extent(song, extent, at)
+        start, seconds = (frames / jobs.SAMPLE_RATE for frames in part)
+        begins = start if extent == PREVIEW else None
+        text = words.cost(studio.engine, presets, preset, device, seconds, begins)
+        busy = studio.is_busy(token, request.session_hash)
+        if not busy and studio.is_made(song, "a", preset, device, *part, rest):
+            return words.MADE, gr.update(interactive=False)
+        if can_run and not busy:
+            text = f"{text} {words.making_way(jobs.load_takes(song), *part)}".rstrip()
+        return text, gr.update(interactive=can_run and not busy)
 
     return quote
 
 
+def _settings(desk: Parts) -> list[Any]:
+    """How a song is separated, in the order in which `_quote` and a run take it."""
+    return [desk[name] for name in ("preset", "device", "extent", "place", "residual")]
+
+
 def _quoting(studio: Studio, token: gr.Textbox, desk: Parts) -> tuple[Any, ...]:
     """`_quote` with what it asks for and what it sets, as an event takes them."""
-    asked = [desk["preset"], desk["device"], token, desk["extent"]]
-    return _quote(studio), asked, [desk["price"], desk["go"]]
+    return _quote(studio), [token, *_settings(desk)], [desk["price"], desk["go"]]
 
 
 def _place(song: jobs.Song) -> Any:
@@ -543,45 +556,32 @@ def _wire_song(
     late: Any,
 ) -> None:
     """Upload, microphone and example. Who brings a song waits no more for `late`, another one."""
-    quote, quoting = _quote(studio), _quoting(studio, token, desk)
-    settings = [desk["preset"], desk["device"], desk["extent"]]
+    quoting = _quoting(studio, token, desk)
 
-    def arrive(
-        path: str | None, preset: str, device: str, extent: str, request: gr.Request, origin: str
-    ) -> list[Any]:
+    def arrive(path: str | None, request: gr.Request, origin: str) -> list[Any]:
         song = studio.open_song(path, origin)
         studio.leave(request.session_hash)
-        text = song.warning or "Listen to the original, or press Separate."
         return [
             song.token,
-            payload(song, text=text),
+            payload(song, text=song.warning or words.arrived(song)),
             _place(song),
-            # the end of a run that was left frees the button, at its next block
-            *quote(preset, device, song.token, extent, request),
             gr.update(choices=plots.choices([]), value="song"),
         ]
 
-    arrival = [token, player, desk["place"], desk["price"], desk["go"], views["view"]]
+    arrival = [token, player, desk["place"], views["view"]]
     upload, record = desk["upload"], desk["record"]
     for event, source, origin in (
         (upload.upload, upload, "upload"),
         (record.stop_recording, record, "recording"),
     ):
 
-        def bring(
-            path: str | None,
-            preset: str,
-            device: str,
-            extent: str,
-            request: gr.Request,
-            origin: str = origin,
-        ) -> list[Any]:
-            return arrive(path, preset, device, extent, request, origin)
+        def bring(path: str | None, request: gr.Request, origin: str = origin) -> list[Any]:
+            return arrive(path, request, origin)
 
         # the field is emptied whether the song could be read or not, and takes the next one
         read = event(
             bring,
-            [source, *settings],
+            source,
             arrival,
             concurrency_limit=4,
             concurrency_id="decode",
@@ -590,15 +590,15 @@ def _wire_song(
         )
         for over in (read.success, read.failure):
             over(lambda: None, None, source, **QUIET)
-        # the settings may have changed while the song was read
+        # the end of a run that was left frees the button, at its next block
         read.success(*quoting, queue=False, **QUIET)
 
-    def bring_example(preset: str, device: str, extent: str, request: gr.Request) -> list[Any]:
-        return arrive(str(EXAMPLE), preset, device, extent, request, "example")
+    def bring_example(request: gr.Request) -> list[Any]:
+        return arrive(str(EXAMPLE), request, "example")
 
     brought = desk["example"].click(
         bring_example,
-        settings,
+        None,
         arrival,
         concurrency_limit=4,
         concurrency_id="decode",
@@ -610,7 +610,7 @@ def _wire_song(
     desk["recorder"].click(lambda: gr.update(visible=True), None, record, queue=False, **QUIET)
     # what was measured since the page was built, and what a link or an address brought
     gr.on(
-        [demo.load, token.change, *(control.change for control in settings)],
+        [demo.load, token.change, *(control.change for control in _settings(desk))],
         *quoting,
         queue=False,
         trigger_mode="always_last",
@@ -668,8 +668,11 @@ def _wire_runs(
         rest: bool,
         request: gr.Request,
     ) -> Iterator[tuple[Any, ...]]:
-        song = studio.own(studio.song(token), *jobs.SLOTS)
+        song = studio.song(token)
         part = studio.extent(song, extent, at)
+        if studio.is_made(song, "a", preset, device, *part, rest):
+            raise gr.Error(words.MADE)
+        song = studio.own(song, *jobs.SLOTS)
         yield from follow(song, request, "a", preset, device, *part, rest)
 
     def separate_b(
@@ -677,8 +680,17 @@ def _wire_runs(
     ) -> Iterator[tuple[Any, ...]]:
         song = studio.song(token)
         first = studio.take(song, "a")
+        work = (preset, device, first.start, first.ready, rest)
+        if said := said_before(song, *work):
+            raise gr.Error(said)
         song = studio.own(song, *jobs.SLOTS)
-        yield from follow(song, request, "b", preset, device, first.start, first.ready, rest)
+        yield from follow(song, request, "b", *work)
+
+    def said_before(song: jobs.Song, *work: Any) -> str:
+        """Why a B would tell nothing new, if it would not."""
+        if studio.is_made(song, "a", *work):
+            return words.SAME
+        return words.MADE_B if studio.is_made(song, "b", *work) else ""
 
     def go_on(token: str, request: gr.Request) -> Iterator[tuple[Any, ...]]:
         """What was stopped or has not begun, as it was asked for, whatever the settings say."""
@@ -712,15 +724,26 @@ def _wire_runs(
             choice(takes),
         )
 
-    def price_b(token: str | None, preset: str | None, device: str) -> str:
+    def price_b(
+        token: str | None, preset: str | None, device: str, rest: bool, request: gr.Request
+    ) -> tuple[str, Any]:
+        """What a B would cost, and whether it can be made."""
         song = jobs.load_song(studio.root, token)
         if song is None or preset is None:
-            return ""
-        take = jobs.load_take(song, "a")
-        seconds = take.ready / jobs.SAMPLE_RATE if take else None
-        return words.cost(studio.engine, studio.engine.presets(), preset, device, seconds)
+            return "", idle
+        first = jobs.load_take(song, "a")
+        presets = studio.engine.presets()
+        if first is None:
+            return words.cost(studio.engine, presets, preset, device, None), idle
+        free = not studio.is_busy(token, request.session_hash)
+        if free and (said := said_before(song, preset, device, first.start, first.ready, rest)):
+            return said, busy
+        seconds = first.ready / jobs.SAMPLE_RATE
+        text = words.cost(studio.engine, presets, preset, device, seconds)
+        return text, idle if free else busy
 
-    priced = [token, compare["preset"], desk["device"]]
+    priced = [token, compare["preset"], desk["device"], desk["residual"]]
+    cost_b = [compare["price"], compare["go"]]
     outputs = [token, player, desk["go"], compare["go"]]
     rest = [token, views["view"], views["seen"]]
     shown = [views["view"], views["plot"], away["slot"]]
@@ -728,7 +751,7 @@ def _wire_runs(
     quoting = _quoting(studio, token, desk)
     first = desk["go"].click(
         separate_a,
-        [token, *(desk[name] for name in ("preset", "device", "extent", "place", "residual"))],
+        [token, *_settings(desk)],
         outputs,
         **runs,
     )
@@ -740,14 +763,21 @@ def _wire_runs(
         run.then(after, rest, shown, **QUIET).then(*quoting, **QUIET).then(
             *share["settle"], **QUIET
         )
-        run.then(price_b, priced, compare["price"], **QUIET)
+        run.then(price_b, priced, cost_b, **QUIET)
     desk["stop"].click(studio.stop, token, None, queue=False, **QUIET)
     # who only listens keeps the song, too
     gr.Timer(KEEP_SECONDS / 12).tick(studio.keep, token, None, queue=False, **QUIET)
 
     token.change(choice_of, token, away["slot"], queue=False, **QUIET)
-    for control in (compare["preset"], token):
-        control.change(price_b, priced, compare["price"], queue=False, **QUIET)
+    gr.on(
+        [control.change for control in priced],
+        price_b,
+        priced,
+        cost_b,
+        queue=False,
+        trigger_mode="always_last",
+        **QUIET,
+    )
 
     # a picture is drawn and sent when somebody looks
     views["tab"].select(
@@ -833,9 +863,8 @@ def _wire_links(
             if not EXAMPLE.is_file():
                 raise gr.Error("The example is not part of this installation. Drop a song instead.")
             song = studio.open_song(str(EXAMPLE), "example")
-            text = "Listen to the original, or press Separate."
             go = gr.update(interactive=bool(runnable))
-            value = payload(song, text=text)
+            value = payload(song, text=words.arrived(song))
             yield song.token, value, preset, preset_b, keep, tab, go, _place(song)
             return
         mine = jobs.load_song(studio.root, kept)
@@ -847,7 +876,7 @@ def _wire_links(
             # open goes on, for this may be a second one
             shown: dict[str, str] | None = None
             for long in studio.wait_for(mine.token):
-                now = {"opening": STILL_RUNS if long else FETCHING}
+                now = {"opening": STILL_RUNS if long else ON_ITS_WAY}
                 # also where nothing is new, so that Gradio can end this for who has left
                 yield keep, now if now != shown else keep, *(keep,) * 6
                 shown = now
@@ -873,7 +902,8 @@ def _wire_links(
                 _place(mine),
             )
             return
-        yield keep, keep, preset, preset_b, keep, tab, keep, keep
+        # the page says already that it fetches the song, which is not there
+        yield keep, {"opening": ""} if kept else keep, preset, preset_b, keep, tab, keep, keep
 
     kept = gr.Textbox(visible="hidden", label="Song of this tab")
     arrival = [token, player, desk["preset"], compare["preset"], views["view"], tabs]

@@ -176,6 +176,23 @@ class Studio:
 
     # ------------------------------------------------------------------ separation
 
+    def is_made(
+        self,
+        song: jobs.Song,
+        slot: str,
+        preset: str,
+        device: str,
+        start: int,
+        frames: int,
+        residual: bool,
+    ) -> bool:
+        """Whether a run, see `separate`, would only make once more what is there."""
+        take = jobs.load_take(song, slot)
+        if take is None or take.state != "finished":
+            return False
+        asked = (preset, device, start, frames, residual)
+        return asked == (take.preset, take.device, take.start, take.frames, take.residual)
+
     def extent(self, song: jobs.Song, extent: str, at: float) -> tuple[int, int]:
         """First sample and number of samples of what shall be separated."""
         if extent != PREVIEW:
@@ -230,7 +247,8 @@ class Studio:
 
         Args:
             run: from `run`.
-            slot: "a" or "b". A new A forgets B; one that goes on does not.
+            slot: "a" or "b". A new A of another part of the song forgets B; one that goes on does
+                not. Until its first block is there, so is what was there before.
             preset, device: what works.
             start, frames: first sample and number of samples, see `extent`.
             residual: whether what no stem claims goes to "other".
@@ -263,12 +281,11 @@ class Studio:
                     take = replace(take, state="stopped")
                     yield "stopped", words.ended(take, jobs.SAMPLE_RATE), take
                     return
-            if not take.ready:
-                # a comparison stands beside the take that it was made for
-                jobs.forget(song, *(jobs.SLOTS if slot == "a" else (slot,)))
+            b = jobs.load_take(song, "b")
+            also = ("b",) if slot == "a" and b and not b.covers(start, frames) else ()
             blocks = self.engine.blocks(song, take)
             now = take
-            for now in jobs.separate(song, take, blocks, stop.is_set):
+            for now in jobs.separate(song, take, blocks, stop.is_set, also=also):
                 if now.ready:
                     jobs.answer(song)
                 if now.state == "running":
@@ -299,14 +316,11 @@ class Studio:
     ) -> dict[str, Any] | None:
         """The player's value while a take is being worked on, or has just ended."""
         takes = {t.slot: t for t in jobs.load_takes(song)}
-        # while it waits in line, what was there before can still be heard
-        if take.ready or phase == "running" or (phase == "queued" and slot not in takes):
-            before = takes.get(slot, take)
+        # what was there before can be heard until there is some of the new
+        if take.ready or (slot not in takes and phase in ("queued", "running")):
             takes[slot] = take
-            if slot == "a" and before.serial != take.serial:  # B was compared with the one before
-                takes.pop("b", None)
         kept = [takes[s] for s in jobs.SLOTS if s in takes]
-        return payload(song, kept, phase=phase, text=text, slot=slot)
+        return payload(song, kept, phase=phase, text=text, slot=slot, current=take)
 
     # ------------------------------------------------------------------ pictures and files
 

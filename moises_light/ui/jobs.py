@@ -160,6 +160,10 @@ class Take:
             return None
         return self.work * (self.frames - self.ready) / self.ready
 
+    def covers(self, start: int, frames: int) -> bool:
+        """Whether it is of just this part of the song. A new A leaves such a B where it is."""
+        return (self.start, self.frames) == (start, frames)
+
     def save(self, song: Song) -> None:
         _write_json(song.folder / f"{self.slot}.json", asdict(self))
 
@@ -449,18 +453,21 @@ def separate(
     blocks: Iterable[Tensor],
     stopped: Callable[[], bool] = lambda: False,
     clock: Callable[[], float] = time.perf_counter,
+    also: Sequence[str] = (),
 ) -> Iterator[Take]:
     """Write blocks of stems as they come; yield the take as it stands after each.
 
     Args:
         song: what is separated.
-        take: what was asked for; files of an earlier take in its slot are replaced, or where
-            some of this one is ready, see `unfinished`, added to.
+        take: what was asked for; an earlier take in its slot is there until the first block comes,
+            or where some of this one is ready, see `unfinished`, is added to.
         blocks: stems `[S, C, n]` in order, together as long as what is missing.
         stopped: asked before each block; true ends the take with what is there.
         clock: seconds, for the time that the work took.
+        also: other slots whose takes go with the earlier one.
     """
-    track = Track(song.folder, take.slot, len(take.sources), take if take.ready else None)
+    sources = len(take.sources)
+    track = Track(song.folder, take.slot, sources, take) if take.ready else None
     begun = clock() - take.work
     source = iter(blocks)
     state = "stopped"
@@ -471,6 +478,9 @@ def separate(
             if block is None:
                 state = "finished"
                 break
+            if track is None:
+                forget(song, take.slot, *also)
+                track = Track(song.folder, take.slot, sources)
             track.append(block)
             take = replace(
                 take,
@@ -485,12 +495,11 @@ def separate(
         close = getattr(source, "close", None)
         if close is not None:
             close()
-        track.close()
-        take = replace(take, state=state)
-        if take.ready:
+        # who stops when the last block is there has it all
+        take = replace(take, state="finished" if take.ready >= take.frames else state)
+        if track is not None:
+            track.close()
             take.save(song)
-        else:
-            forget(song, take.slot)
     yield take
 
 

@@ -40,6 +40,7 @@ def payload(
     phase: str = "ready",
     text: str = "",
     slot: str = "a",
+    current: jobs.Take | None = None,
 ) -> dict[str, Any] | None:
     """What the player needs to know, small enough to be sent after every block.
 
@@ -50,14 +51,15 @@ def payload(
         takes: its takes.
         phase: "ready", "queued", "running", "finished", "stopped" or "failed".
         text: one line on what goes on.
-        slot: the take that is being worked on.
+        slot: where the take belongs that is being worked on.
+        current: that take, where it is not yet one of `takes`.
     """
     if song is None:
         return None
     takes = takes or []
     start = takes[0].start if takes else 0
     frames = takes[0].frames if takes else song.frames
-    current = next((take for take in takes if take.slot == slot), None)
+    current = current or next((take for take in takes if take.slot == slot), None)
     return {
         "token": song.token,
         "name": song.name,

@@ -298,6 +298,7 @@ def _mark_cutoff(figure: go.Figure, take: Take, row: int) -> None:
         yanchor="top",
         showarrow=False,
         font={"size": 11, "color": "#f2f0ea"},
+        bgcolor="rgba(0, 0, 0, 0.6)",  # a mask may be bright there
         row=row,
         col=1,
     )

@@ -68,7 +68,12 @@ def choice(preset: Preset) -> str:
 
 
 def cost(
-    engine: Engine, presets: Mapping[str, Preset], name: str, device: str, seconds: float | None
+    engine: Engine,
+    presets: Mapping[str, Preset],
+    name: str,
+    device: str,
+    seconds: float | None,
+    start: float | None = None,
 ) -> str:
     """What a preset costs on a device here, from what was measured on this machine.
 
@@ -78,6 +83,7 @@ def cost(
         name: which of them.
         device: name of the device.
         seconds: length of what would be separated, or `None` if there is no song yet.
+        start: where that begins, if it is only a part.
     """
     preset = presets[name]
     size = f"{preset.parameters / 1e6:.1f} M parameters, hears up to {kilohertz(preset.cutoff)}."
@@ -89,7 +95,31 @@ def cost(
         return f"{size} Its speed here is not measured yet; the first song will tell."
     if seconds is None:
         return f"{size} A minute of music takes about {span(60 * speed)} here."
-    return f"{size} This takes about {span(seconds * speed)} here."
+    what = "This" if start is None else f"The part from {clock(start)} to {clock(start + seconds)}"
+    return f"{size} {what} takes about {span(seconds * speed)} here."
+
+
+MADE = "Already separated like this: choose another preset, or another part of the song."
+MADE_B = "Already separated like this: choose another preset for B."
+SAME = "This is what A is: choose another preset for B."
+"""Why there is nothing to separate."""
+
+SILENCE = 1e-4
+"""Level, 80 dB below full scale, under which a song is called silent."""
+
+
+def making_way(takes: Sequence[Take], start: int, frames: int) -> str:
+    """Which stems a new A takes the place of, and which stay.
+
+    Args:
+        takes: what there is.
+        start, frames: the part of the song that the new A covers.
+    """
+    there = {take.slot: take for take in takes}
+    if "b" in there:
+        stays = there["b"].covers(start, frames)
+        return "B stays, A makes way." if stays else "The stems of A and B make way."
+    return "The stems that are here make way." if there else ""
 
 
 def merit(presets: Mapping[str, Preset], preset: Preset) -> str:
@@ -114,6 +144,13 @@ def merit(presets: Mapping[str, Preset], preset: Preset) -> str:
     return " ".join(told)
 
 
+def arrived(song: Song) -> str:
+    """What to do with a song that has just come in."""
+    if song.rms < SILENCE:
+        return "There is hardly any sound in this song, so there is little to separate."
+    return "Listen to the original, or press Separate."
+
+
 def running(take: Take, rate: int) -> str:
     """How far a run is."""
     if not take.ready:
@@ -131,8 +168,8 @@ def ended(take: Take, rate: int) -> str:
         if not take.ready:
             return "Stopped before there was anything to hear."
         return f"Stopped. The first {clock(take.ready / rate)} are kept; you can use them."
-    music = take.frames / rate
-    return f"Done: {clock(music)} of music in {span(take.work)}."
+    done = "Done" if take.slot == "a" else "B is done"
+    return f"{done}: {clock(take.frames / rate)} of music in {span(take.work)}."
 
 
 def waiting(place: int) -> str:

@@ -35,11 +35,13 @@ document.addEventListener('click', (event) => {
 });
 
 const remember = (value) => { try { localStorage.setItem('studio-theme', value); } catch { /* private window */ } };
-const dark = (on) => document.body.classList.toggle('dark', on);
+const dark = (on) => { document.body.classList.toggle('dark', on); pressed(); };
+const pressed = () => document.querySelector('#theme-toggle')?.setAttribute('aria-pressed', String(document.body.classList.contains('dark')));
 try {
   const kept = localStorage.getItem('studio-theme');
   if (kept && !new URLSearchParams(location.search).has('__theme')) dark(kept === 'dark');
 } catch { /* private window */ }
+pressed();
 document.addEventListener('click', (event) => {
   const toggle = event.target.closest && event.target.closest('#theme-toggle');
   if (!toggle) return;
@@ -75,6 +77,8 @@ setInterval(() => {
     invite.dataset.sent = sent ? '1' : '';
     const words = sent ? SENT : invite.textContent === SENT ? INVITATION : '';
     if (!value && words) { invite.textContent = words; tell(words); }
+    coming = value && sent ? 'Your next song is on its way …' : '';
+    face();
   }
   if (later && atWork()) later = null;     // the first one turned out to be wanted
   if (later && files()) give(later);

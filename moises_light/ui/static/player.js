@@ -5,17 +5,21 @@ const make = (tag, cls, text) => { const e = document.createElement(tag); if (cl
 const button = (cls, text, label) => { const e = make('button', cls, text); e.type = 'button'; if (label) e.setAttribute('aria-label', label); return e; };
 const clock = (s) => { s = Math.max(0, Math.floor(s + 1e-6)); return `${Math.floor(s / 60)}:${String(s % 60).padStart(2, '0')}`; };
 const tenths = (s) => { const n = Math.max(0, Math.floor(10 * s + 1e-6)); return `${clock(n / 10)}.${n % 10}`; };
+const lasting = (s) => s < 60 ? `${s.toFixed(1)} s` : `${Math.floor(Math.round(s) / 60)} min ${Math.round(s) % 60} s`;
 const spoken = (s) => { s = Math.max(0, Math.floor(s)); const m = Math.floor(s / 60); return (m ? `${m} min ` : '') + `${s % 60} s`; };
 const gainOf = (v) => (v / 75) ** 2;                 // a fader's position: 75 is 0 dB, 100 is +5 dB
 const decibel = (v) => v <= 0 ? 'silent' : `${(20 * Math.log10(gainOf(v))).toFixed(1).replace('-', '−')} dB`;
 const address = (path) => ((window.gradio_config && window.gradio_config.root) || '') + path;
 const press = (id) => { const e = document.querySelector(id); if (e) (e.matches('button') ? e : e.querySelector('button, input') || e).click(); };
 
-const INVITATION = 'Drop a song anywhere on this page';
+const INVITATION = matchMedia('(hover: none)').matches ? 'Choose a song to begin' : 'Drop a song anywhere on this page';
+const ON_ITS_WAY = 'Fetching your song …';
 const stage = () => document.querySelector('#ml-studio') || document.body;
 
 let value = null, faders = {}, stems = [], chosen = false, blind = null, dirty = true, ratios = {};
-let fetching = new Set();                            // the stems whose files are being prepared
+let fetching = new Set();                            // what is being prepared to be taken away
+let stopping = false;                                // whether the run was told to end, and has not
+let coming = '';                                     // what is said while another song is on its way
 let begun = false;                                   // whether this page, since it was loaded, saw a run
 let lock = null;                                     // what keeps a phone's screen on, as a promise
 let held = null;                                     // where a drag over the song points, until it ends
@@ -27,16 +31,20 @@ const atWork = () => !!value && ['queued', 'running'].includes(value.phase);
 transport.loopOff = () => { transport.loop = null; };
 
 // ---- what the server says -----------------------------------------------------------------------
+function keptToken() { try { return sessionStorage.getItem('studio-song'); } catch { return null; } }
 function load(next) {
+  if (value && next && next.opening === '' && !next.trouble) return;   // somebody was faster than the answer
   const opening = next && 'opening' in next ? next : null;
   if (opening) { next = null; linked = opening.opening ? 'next' : null; }
-  $('.ml-invite').textContent = opening ? (opening.opening || opening.trouble) : INVITATION;
+  $('.ml-invite').textContent = (opening && (opening.opening || opening.trouble)) || INVITATION;
   $('.ml-hint').hidden = $('.ml-actions').hidden = !!(opening && opening.opening);
   root.dataset.trouble = opening && opening.trouble ? '1' : '';
   const other = !next || !value || next.token !== value.token || next.start !== value.start || next.frames !== value.frames;
   const back = other && next && (value ? sameSong(next) && moment() : keptMoment(next.token));
+  if (other && next && !back) resetMix();
   if (opening) tell($('.ml-invite').textContent);
   value = next;
+  if (other || !atWork()) stopping = false;
   if (other) { transport.reset(); setPace(1, 0); waves = {}; chosen = false; fetching.clear(); endBlind(); }
   root.dataset.phase = next ? next.phase : 'empty';
   stage().dataset.stage = next ? (next.takes.some((take) => take.ready) ? 'result' : 'song') : 'empty';
@@ -77,6 +85,9 @@ function load(next) {
   goOn();
 }
 
+// Another song begins with all of it; how loud the room is stays.
+function resetMix() { for (const name of Object.keys(faders)) faders[name] = {mute: false, solo: false, level: 75}; }
+
 // ---- where the listener was ---------------------------------------------------------------------
 // A part of the song that is heard, or a copy of it, is separated: the music goes on where it was.
 const sameSong = (next) => next.phase !== 'ready' && next.name === value.name && next.songFrames === value.songFrames;
@@ -87,7 +98,7 @@ function moment() {
 // Nor does a page that is loaded anew, as phones do with tabs in the background, cost a mix.
 function keepMoment() {
   if (!value) return;
-  const kept = {...moment(), playing: false, token: value.token, faders, active: blind ? null : transport.active, chosen, master: +$('.ml-master-range').value};
+  const kept = {...moment(), playing: false, token: value.token, faders, active: hidden() ? null : transport.active, chosen, master: +$('.ml-master-range').value};
   try { sessionStorage.setItem('studio-moment', JSON.stringify(kept)); } catch { /* private window */ }
 }
 function keptMoment(token) {
@@ -197,18 +208,20 @@ function levels() {
   dirty = true;
 }
 
+const comparable = () => !!value && value.takes.length > 1 && !value.takes.some((take) => take.state === 'running' && atWork());
 const serials = () => value.takes.map((take) => take.serial).join();
-function choose(key) { chosen = true; hear(key); takeFrom(key); }
+let last = 'a';                                      // the stems that were heard last
+function choose(key) { chosen = true; if (key !== 'o') last = key; hear(key); takeFrom(key); }
 // What is taken away is what was chosen to be heard, once it is finished; in a blind test that would tell.
 function takeFrom(key) {
   const take = value.takes.find((take) => take.slot === key), radio = document.querySelector(`#slot input[value="${key}"]`);
-  if (!blind && take && take.state !== 'running' && radio && !radio.checked) radio.click();
+  if (!hidden() && take && take.state !== 'running' && radio && !radio.checked) radio.click();
 }
 
 function buildDecks() {
   const box = $('.ml-decks'), takes = value.takes.filter((take) => take.ready > 0 || take.state === 'running');
   const plan = [['o', 'Original', 'The song as it is (O)']];
-  if (blind) plan.push(['x', 'X', 'Preset X'], ['y', 'Y', 'Preset Y']);
+  if (hidden()) plan.push(['x', 'X', 'Preset X (X)'], ['y', 'Y', 'Preset Y (Y)']);
   else {
     for (const take of takes) plan.push([take.slot, takes.length > 1 ? `${take.slot.toUpperCase()}  ${take.label}` : 'Stems', `${take.label} (${take.slot.toUpperCase()})`]);
     if (takes.length > 1) plan.push(['diff', 'A − B', 'Only what differs between A and B']);
@@ -218,7 +231,7 @@ function buildDecks() {
   box.dataset.plan = signature;
   box.replaceChildren(...plan.map(([key, text, title]) => {
     const e = button('ml-deck', text); e.dataset.key = key; e.title = title;
-    e.onclick = () => choose(blind && (key === 'x' || key === 'y') ? blind[key] : key);
+    e.onclick = () => choose(hidden() && blind[key] || key);
     return e;
   }));
   box.hidden = plan.length < 2;
@@ -238,10 +251,10 @@ function buildLanes(names) {
     const take = button('ml-take', '', `Download ${name}`); take.title = `Download ${name}`;
     take.innerHTML = '<svg viewBox="0 0 24 24" aria-hidden="true"><path d="M12 4v11m0 0 4.5-4.5M12 15l-4.5-4.5M5 20h14"/></svg>';
     mute.onclick = () => toggle(name, 'mute'); solo.onclick = (event) => toggle(name, 'solo', event.ctrlKey || event.metaKey || event.altKey);
-    volume.oninput = () => { faders[name].level = +volume.value; levels(); face(); };
-    volume.ondblclick = () => { faders[name].level = 75; levels(); face(); };
+    volume.oninput = () => { hearStems(); faders[name].level = +volume.value; levels(); face(); };
+    volume.ondblclick = () => { hearStems(); faders[name].level = 75; levels(); face(); };
     take.onclick = () => { fetching.add(name); press(`#take-${name}`); face(); };
-    scrub(canvas); unmoved(volume, () => volume.oninput());
+    scrub(canvas); unmoved(volume, () => { faders[name].level = +volume.value; levels(); face(); });
     const controls = make('div', 'ml-controls'); controls.append(label, mute, solo, volume, take);
     lane.append(controls, canvas);
     return lane;
@@ -249,10 +262,18 @@ function buildLanes(names) {
 }
 function toggle(name, what, alone = false) {
   if (!faders[name]) return;
+  hearStems();
   const was = faders[name][what] && !(alone && stems.some((other) => other !== name && faders[other][what]));
   if (alone) for (const other of stems) faders[other][what] = false;
   faders[name][what] = !was;
   levels(); face();
+}
+
+// Who moves a fader while the song itself is heard means the stems: the song has none.
+function hearStems() {
+  if (transport.active !== 'o') return;
+  const there = value.takes.filter((take) => take.ready > 0), take = there.find((take) => take.slot === last) || there[0];
+  if (take) choose(hidden() ? blind.x : take.slot);
 }
 
 // A finger that scrolls the page may begin on a slider. What it moved there goes back.
@@ -346,7 +367,7 @@ function buildCompare() {
   const box = $('.ml-compare'), both = value.takes.length > 1;
   box.hidden = !both;
   if (!both) { box.replaceChildren(); delete box.dataset.plan; return; }
-  const signature = JSON.stringify([value.takes.map((t) => [t.serial, t.state, t.work, t.ready]), blind && [blind.rounds, blind.revealed]]);
+  const signature = JSON.stringify([value.takes.map((t) => [t.serial, t.state, t.work, t.ready]), atWork(), blind && [blind.rounds, blind.revealed]]);
   if (box.dataset.plan === signature) return;
   box.dataset.plan = signature;
   const [a, b] = value.takes;
@@ -357,13 +378,13 @@ function buildCompare() {
     const headRow = make('tr'); headRow.append(make('td', '', ''), ...[a, b].map((t) => { const h = make('th', '', `${t.slot.toUpperCase()}  ${t.label}`); h.scope = 'col'; return h; }));
     const head = make('thead'); head.append(headRow);
     const body = make('tbody');
-    const pace = (t) => `${t.work.toFixed(1)} s for ${clock(t.ready / value.rate)} (${t.device})`;
+    const pace = (t) => t.ready ? `${lasting(t.work)} for ${clock(t.ready / value.rate)} (${t.device})` : 'not yet known';
     body.append(row('Time here', pace(a), pace(b)), row('Size', ...[a, b].map((t) => `${(t.parameters / 1e6).toFixed(2)} M parameters`)), row('Range', kHz(a.cutoff), kHz(b.cutoff)));
     table.append(head, body);
-    const start = button('ml-blind-start', 'Blind test', 'Start a blind test'); start.onclick = startBlind;
+    const start = button('ml-blind-start', 'Blind test', 'Start a blind test'); start.onclick = startBlind; start.disabled = !comparable();
     const loudness = a.ready === b.ready
       ? 'A and B are played at the same loudness (equal energy of what you hear).'
-      : 'A and B are played as they are, for only a part of A has a B.';
+      : 'A and B are played as they are, for one of them is only a part of the other.';
     const note = make('p', 'ml-note', `${loudness} A − B plays only what they disagree on, at its true level.`);
     refill(box, table, note, start);
     return;
@@ -382,7 +403,7 @@ function buildCompare() {
     const text = make('p', 'ml-verdict', 'Switch between X and Y as you listen. Which one do you prefer?');
     const vote = (letter, label) => { const e = button('ml-vote', label); e.dataset.vote = letter; e.onclick = () => { blind.choose(letter); hear(blind.x); buildCompare(); face(); }; return e; };
     const count = make('p', 'ml-note ml-count', blind.rounds ? `${blind.rounds} ${blind.rounds === 1 ? 'choice' : 'choices'} so far. X and Y are dealt anew after each.` : 'X and Y are dealt anew after each choice.');
-    const reveal = button('ml-reveal', 'Reveal'); reveal.onclick = () => { blind.revealed = true; hear('a'); buildDecks(); buildCompare(); face(); };
+    const reveal = button('ml-reveal', 'Reveal'); reveal.onclick = () => { blind.revealed = true; choose('a'); buildDecks(); buildCompare(); face(); };
     ask.append(text, vote('x', 'X is better'), vote('same', 'No difference'), vote('y', 'Y is better'), reveal, count);
   }
   refill(box, ask);
@@ -393,6 +414,7 @@ async function startBlind() {
   if (blind !== test) return;                // another result came meanwhile, and ended it
   hear(blind.x); buildDecks(); buildCompare(); face();
 }
+const hidden = () => !!blind && !blind.revealed;      // whether which is which must not be seen
 function endBlind() { blind = null; transport.steady = false; }
 
 // Rebuild a box, and leave the focus on the button that stands for the one that had it.
@@ -401,6 +423,20 @@ function refill(box, ...parts) {
   box.replaceChildren(...parts);
   const buttons = [...box.querySelectorAll('button')];
   if (had) (buttons.find((e) => e.className === had.className && e.dataset.vote === had.dataset.vote) || buttons[0])?.focus();
+}
+
+// What takes a while, and where it was asked for.
+const WAITS = {all: 'zip', mix: 'mix', karaoke: 'karaoke version', drumless: 'drumless version', link: 'link'};
+function fetchingText() {
+  const files = [...fetching].filter((what) => what !== 'link').map((what) => WAITS[what] || what);
+  const text = files.length ? `Preparing the ${files.join(' and the ')} to be taken away …` : '';
+  return [text, fetching.has('link') ? 'Making the link: the stems are being stored …' : ''].filter(Boolean).join(' ');
+}
+function showFetching() {
+  for (const what of [...stems, ...Object.keys(WAITS)]) {
+    const e = document.querySelector(what === 'link' ? '#share-make' : `#take-${what}`), busy = String(fetching.has(what));
+    if (e && e.getAttribute('aria-busy') !== busy) e.setAttribute('aria-busy', busy);
+  }
 }
 
 // ---- the face -----------------------------------------------------------------------------------
@@ -429,31 +465,32 @@ function face() {
     lane.dataset.silent = there && !audible(name) ? '1' : '';
   }
   for (const e of element.querySelectorAll('.ml-deck')) {
-    const key = e.dataset.key, real = blind && (key === 'x' || key === 'y') ? blind[key] : key;
+    const key = e.dataset.key, real = hidden() && blind[key] || key;
     e.setAttribute('aria-pressed', String(real === transport.active));
     const deck = transport.decks.get(real);
-    e.disabled = real !== 'diff' && !(deck && deck.ready > 0);
+    e.disabled = real === 'diff' ? !comparable() : !(deck && deck.ready > 0);
   }
   $('.ml-keys-ab').hidden = !(value && value.takes.length > 1);
+  $('.ml-keys-ab kbd').textContent = hidden() ? 'X' : 'A'; $('.ml-keys-ab kbd + kbd').textContent = hidden() ? 'Y' : 'B';
   if (value) {
     const share = value.done, status = $('.ml-status');
     const running = value.phase === 'running', slow = transport.waiting && !running ? 'Waiting for the connection …' : '';
     const behind = transport.waiting && running ? 'Waiting for the stems to get here.' : '';
-    const busy = fetching.size ? `Preparing the ${[...fetching].join(' and the ')} to be taken away …` : '';
-    const text = transport.error || slow || busy || [behind, value.text].filter(Boolean).join(' ');
+    const busy = fetchingText();
+    const text = transport.error || slow || busy || coming || (stopping ? 'Stopping at the end of this piece …' : [behind, value.text].filter(Boolean).join(' '));
     if (status.textContent !== text) status.textContent = text;
     const quarter = 25 * Math.floor(4 * share);
-    tell(running && share && !transport.error && !busy ? behind || (quarter ? `${quarter} % separated` : 'Separating') : text);
+    tell(running && share && !transport.error && !busy && !coming && !stopping ? behind || (quarter ? `${quarter} % separated` : 'Separating') : text);
     root.dataset.trouble = transport.error || value.phase === 'failed' ? '1' : '';
     const bar = $('.ml-bar'), percent = share === null || share === undefined ? (value.phase === 'finished' ? 100 : 0) : Math.round(100 * share);
     bar.setAttribute('aria-valuenow', String(percent)); bar.firstElementChild.style.width = `${percent}%`;
-    $('.ml-stop').hidden = !atWork();
+    $('.ml-stop').hidden = !atWork(); $('.ml-stop').disabled = stopping;
     $('.ml-go').hidden = value.phase !== 'ready';
     $('.ml-on').hidden = atWork() || !value.unfinished;
     $('.ml-work').hidden = !text;
     bar.hidden = !atWork() && value.phase !== 'stopped';
   }
-  entitle();
+  showFetching(); entitle();
   dirty = true;
 }
 
@@ -489,7 +526,7 @@ function paint(canvas, key, index, colour, ready, loud) {
   g.setTransform(ratio, 0, 0, ratio, 0, 0); g.clearRect(0, 0, w, h);
   const d = transport.duration || 1, at = shownTime() / d * w, base = value ? value.start / value.rate : 0;
   if (transport.loop) { g.globalAlpha = 0.14; g.fillStyle = colours.accent; g.fillRect(transport.loop[0] / d * w, 0, (transport.loop[1] - transport.loop[0]) / d * w, h); }
-  const keys = blind && key !== 'o' ? ['a', 'b'] : [key];     // in a blind test the picture must not tell
+  const keys = hidden() && key !== 'o' ? ['a', 'b'] : [key];     // in a blind test the picture must not tell
   const rows = keys.map((k) => waves[k]).filter(Boolean);
   const pps = value ? value.peaksPerSecond : 50, step = 3, edge = ready / d * w;
   g.fillStyle = colour;
@@ -524,10 +561,10 @@ function frame() {
   if (asked || document.activeElement !== seek) seek.setAttribute('aria-valuetext', `${spoken(base + t)} of ${spoken(base + transport.duration)}`);
   const loud = Math.max(0.1, value.original.peak);
   paint($('.ml-song'), 'o', 0, colours.muted, transport.duration, loud);
-  const shown = blind ? 'a' : ['a', 'b'].includes(transport.active) ? transport.active : (value.takes[0] ? value.takes[0].slot : 'a');
+  const shown = hidden() ? 'a' : ['a', 'b'].includes(transport.active) ? transport.active : (value.takes[0] ? value.takes[0].slot : 'a');
   const deck = transport.decks.get(shown), ready = deck ? deck.ready / value.rate : 0;
   const heard = transport.heard();
-  const live = blind ? transport.decks.get(heard.find((k) => k !== 'o')) : heard.includes(shown) ? deck : null;
+  const live = hidden() ? transport.decks.get(heard.find((k) => k !== 'o')) : heard.includes(shown) ? deck : null;
   element.querySelectorAll('.ml-lane').forEach((lane, i) => {
     paint(lane.querySelector('.ml-wave'), shown, i, colours[lane.dataset.stem] || colours.accent, ready, loud * 0.8);
     const gain = live ? live.gains[i] : null;
@@ -568,7 +605,11 @@ function key(event) {
   else if (k === 'ArrowDown' && place) transport.seek(transport.now() - 1);
   else if (k === 'Home' && !range && ours) transport.seek(0);
   else if (digit) { const name = stems[+digit[1] - 1]; if (name && value.takes.length) toggle(name, event.shiftKey ? 'solo' : 'mute'); }
-  else if (/^[aAbB]$/.test(k)) { const slot = k.toLowerCase(); const real = blind && !blind.revealed ? (slot === 'a' ? blind.x : blind.y) : slot; if (transport.decks.has(real)) choose(real); }
+  else if (/^[aAbBxXyY]$/.test(k)) {
+    const asked = k.toLowerCase(), real = hidden() ? {a: blind.x, b: blind.y, ...blind}[asked] : asked;
+    if (!transport.decks.has(real)) return;
+    choose(real);
+  }
   else if (/^[oO]$/.test(k)) choose('o');
   else if (/^[lL]$/.test(k)) loopToggle();
   else if (k === '<' || k === '>') pace(k === '>' ? 1 : -1);
@@ -581,7 +622,7 @@ function key(event) {
 document.addEventListener('keydown', key);
 $('.ml-play').onclick = () => transport.playing ? transport.pause() : transport.play();
 $('.ml-loop').onclick = loopToggle;
-$('.ml-stop').onclick = () => { $('.ml-status').textContent = 'Stopping …'; press('#stop'); };
+$('.ml-stop').onclick = () => { stopping = true; press('#stop'); face(); };
 $('.ml-on').onclick = () => press('#go-on');
 $('.ml-go').onclick = () => {
   const go = document.querySelector('#go');
@@ -613,7 +654,8 @@ new MutationObserver(() => { readColours(); dirty = true; }).observe(document.bo
 // What the rest of the page, and the tests, may ask.
 window.studio = {
   Blind, transport,
-  fetched: (name) => { fetching.delete(name); face(); },
+  fetching: (what) => { fetching.add(what); face(); return fetchingText(); },
+  fetched: (what) => { fetching.delete(what); face(); },
   faders: () => Object.fromEntries(stems.map((name) => [name, audible(name) ? +gainOf(faders[name].level).toFixed(4) : 0])),
   wanted: () => {
     const checked = (id) => document.querySelector(`#${id} input`)?.checked;
@@ -635,11 +677,11 @@ window.studio = {
     buses: Object.fromEntries([...transport.decks].map(([k, d]) => [k, d.bus ? +d.bus.gain.value.toFixed(3) : 0])),
     ready: Object.fromEntries([...transport.decks].map(([k, d]) => [k, d.ready])),
     peaks: Object.fromEntries(Object.entries(waves).map(([k, w]) => [k, w.loaded])),
-    blind: blind && {rounds: blind.rounds, revealed: !!blind.revealed}, takes: value ? value.takes.map((t) => t.preset) : [],
+    blind: blind && {rounds: blind.rounds, revealed: !!blind.revealed}, takes: value ? value.takes.map((t) => t.preset) : [], serials: value ? value.takes.map((t) => t.serial) : [],
   }),
 };
 
 readColours();
 watch('value', () => load(props.value));
-load(props.value || null);
+load(props.value || (keptToken() ? {opening: ON_ITS_WAY} : null));
 requestAnimationFrame(frame);
