@@ -835,13 +835,13 @@ def _wire_links(
             else:
                 gr.Warning("This link is already gone, or it is not yours to delete.")
         elif link:
-            yield keep, {"opening": "Opening a shared song …"}, *(keep,) * 6
+            yield keep, {"opening": "Opening a shared song …"}, *(keep,) * 5
             try:
                 song = studio.open_link(link)
             except Exception as error:
                 text = explain(error).message
                 failed = {"opening": "", "trouble": text}
-                yield keep, failed, preset, preset_b, *(keep,) * 4
+                yield keep, failed, preset, preset_b, *(keep,) * 3
                 return
             takes = jobs.load_takes(song)
             result = studio.shares.look(link) or {"expires": 0}
@@ -855,7 +855,6 @@ def _wire_links(
                     choices=plots.choices(takes), value=view if view in plots.VIEWS else "song"
                 ),
                 tab,
-                gr.update(interactive=True),
                 _place(song),
             )
             return
@@ -863,9 +862,8 @@ def _wire_links(
             if not EXAMPLE.is_file():
                 raise gr.Error("The example is not part of this installation. Drop a song instead.")
             song = studio.open_song(str(EXAMPLE), "example")
-            go = gr.update(interactive=bool(runnable))
             value = payload(song, text=words.arrived(song))
-            yield song.token, value, preset, preset_b, keep, tab, go, _place(song)
+            yield song.token, value, preset, preset_b, keep, tab, _place(song)
             return
         mine = jobs.load_song(studio.root, kept)
         if mine is not None and not link:
@@ -878,7 +876,7 @@ def _wire_links(
             for long in studio.wait_for(mine.token):
                 now = {"opening": STILL_RUNS if long else ON_ITS_WAY}
                 # also where nothing is new, so that Gradio can end this for who has left
-                yield keep, now if now != shown else keep, *(keep,) * 6
+                yield keep, now if now != shown else keep, *(keep,) * 5
                 shown = now
             if not studio.is_busy(mine.token):
                 takes, part = jobs.load_takes(mine), jobs.to_go_on(mine)
@@ -898,12 +896,11 @@ def _wire_links(
                 chosen.get("b", preset_b),
                 gr.update(choices=plots.choices(takes)),
                 tab,
-                gr.update(interactive=bool(runnable)),
                 _place(mine),
             )
             return
         # the page says already that it fetches the song, which is not there
-        yield keep, {"opening": ""} if kept else keep, preset, preset_b, keep, tab, keep, keep
+        yield keep, {"opening": ""} if kept else keep, preset, preset_b, keep, tab, keep
 
     kept = gr.Textbox(visible="hidden", label="Song of this tab")
     arrival = [token, player, desk["preset"], compare["preset"], views["view"], tabs]
@@ -911,7 +908,7 @@ def _wire_links(
     return demo.load(
         arrive,
         kept,
-        [*arrival, desk["go"], desk["place"]],
+        [*arrival, desk["place"]],
         js=KEPT,
         concurrency_limit=16,
         concurrency_id="arrive",

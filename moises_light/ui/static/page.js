@@ -34,6 +34,16 @@ document.addEventListener('click', (event) => {
   stage().scrollIntoView({block: 'start', behavior: still ? 'auto' : 'smooth'});
 });
 
+// Gradio leaves a menu open that Tab goes on from.
+document.addEventListener('keydown', (event) => {
+  const menu = event.target;
+  if (event.key !== 'Tab' || !menu.matches('[role=combobox]')) return;
+  setTimeout(() => {
+    if (document.activeElement === menu || menu.getAttribute('aria-expanded') !== 'true') return;
+    menu.dispatchEvent(new KeyboardEvent('keydown', {key: 'Escape', bubbles: true}));
+  }, 100);
+});
+
 const remember = (value) => { try { localStorage.setItem('studio-theme', value); } catch { /* private window */ } };
 const dark = (on) => { document.body.classList.toggle('dark', on); pressed(); };
 const pressed = () => document.querySelector('#theme-toggle')?.setAttribute('aria-pressed', String(document.body.classList.contains('dark')));
@@ -69,7 +79,7 @@ if (devices && devices.getUserMedia && !devices.asIs) {
 }
 
 // Gradio's upload field says its own words, anew whenever it is emptied; ours are in the style sheet.
-const OURS = 'Drop a song, or choose a file', SENT = 'Your song is on its way …';
+const OURS = matchMedia('(hover: none)').matches ? 'Choose a song' : 'Drop a song, or choose a file', SENT = 'Your song is on its way …';
 setInterval(() => {
   // the field goes while a song is sent and read, and the page should not ask for another one
   const invite = element.querySelector('.ml-invite'), sent = !!document.querySelector('#song') && !files();

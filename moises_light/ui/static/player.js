@@ -382,7 +382,7 @@ function buildCompare() {
     body.append(row('Time here', pace(a), pace(b)), row('Size', ...[a, b].map((t) => `${(t.parameters / 1e6).toFixed(2)} M parameters`)), row('Range', kHz(a.cutoff), kHz(b.cutoff)));
     table.append(head, body);
     const start = button('ml-blind-start', 'Blind test', 'Start a blind test'); start.onclick = startBlind; start.disabled = !comparable();
-    const loudness = a.ready === b.ready
+    const loudness = !comparable() ? 'Once both are done, A and B are played at the same loudness.' : a.ready === b.ready
       ? 'A and B are played at the same loudness (equal energy of what you hear).'
       : 'A and B are played as they are, for one of them is only a part of the other.';
     const note = make('p', 'ml-note', `${loudness} A − B plays only what they disagree on, at its true level.`);
