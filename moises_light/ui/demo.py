@@ -520,12 +520,13 @@ def _quote(studio: Studio) -> Callable[..., tuple[Any, Any]]:
         start, seconds = (frames / jobs.SAMPLE_RATE for frames in part)
         begins = start if extent == PREVIEW else None
         text = words.cost(studio.engine, presets, preset, device, seconds, begins)
-        busy = studio.is_busy(token, request.session_hash)
-        if not busy and studio.is_made(song, "a", preset, device, *part, rest):
+        if studio.is_busy(token, request.session_hash) or not can_run:
+            return text, gr.update(interactive=False)
+        alike = studio.alike(song, "a", preset, device, *part, rest)
+        if alike is not None and alike.state == "finished":
             return words.MADE, gr.update(interactive=False)
-        if can_run and not busy:
-            text = f"{text} {words.making_way(jobs.load_takes(song), *part)}".rstrip()
-        return text, gr.update(interactive=can_run and not busy)
+        way = words.making_way(jobs.load_takes(song), *part) if alike is None else words.GOES_ON
+        return f"{text} {way}".rstrip(), gr.update(interactive=True)
 
     return quote
 

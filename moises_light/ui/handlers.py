@@ -176,7 +176,7 @@ class Studio:
 
     # ------------------------------------------------------------------ separation
 
-    def is_made(
+    def alike(
         self,
         song: jobs.Song,
         slot: str,
@@ -185,13 +185,19 @@ class Studio:
         start: int,
         frames: int,
         residual: bool,
-    ) -> bool:
-        """Whether a run, see `separate`, would only make once more what is there."""
+    ) -> jobs.Take | None:
+        """The take that is there, if it was asked for just like this: see `separate`."""
         take = jobs.load_take(song, slot)
-        if take is None or take.state != "finished":
-            return False
+        if take is None:
+            return None
         asked = (preset, device, start, frames, residual)
-        return asked == (take.preset, take.device, take.start, take.frames, take.residual)
+        there = (take.preset, take.device, take.start, take.frames, take.residual)
+        return take if asked == there else None
+
+    def is_made(self, song: jobs.Song, slot: str, *asked: Any) -> bool:
+        """Whether a run would only make once more what is there, see `alike`."""
+        take = self.alike(song, slot, *asked)
+        return take is not None and take.state == "finished"
 
     def extent(self, song: jobs.Song, extent: str, at: float) -> tuple[int, int]:
         """First sample and number of samples of what shall be separated."""

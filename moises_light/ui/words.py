@@ -100,9 +100,10 @@ def cost(
 
 
 MADE = "Already separated like this: choose another preset, or another part of the song."
+GOES_ON = "It goes on where it was stopped."
 MADE_B = "Already separated like this: choose another preset for B."
 SAME = "This is what A is: choose another preset for B."
-"""Why there is nothing to separate."""
+"""Why there is nothing to separate, or less than the whole."""
 
 SILENCE = 1e-4
 """Level, 80 dB below full scale, under which a song is called silent."""
