@@ -87,7 +87,7 @@ setInterval(() => {
     invite.dataset.sent = sent ? '1' : '';
     const words = sent ? SENT : invite.textContent === SENT ? INVITATION : '';
     if (!value && words) { invite.textContent = words; tell(words); }
-    coming = value && sent ? 'Your next song is on its way …' : '';
+    leaving = sent && value ? value.token : null;
     face();
   }
   if (later && atWork()) later = null;     // the first one turned out to be wanted

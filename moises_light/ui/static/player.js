@@ -19,7 +19,7 @@ const stage = () => document.querySelector('#ml-studio') || document.body;
 let value = null, faders = {}, stems = [], chosen = false, blind = null, dirty = true, ratios = {};
 let fetching = new Set();                            // what is being prepared to be taken away
 let stopping = false;                                // whether the run was told to end, and has not
-let coming = '';                                     // what is said while another song is on its way
+let leaving = null;                                  // the song that another one, on its way, comes after
 let begun = false;                                   // whether this page, since it was loaded, saw a run
 let lock = null;                                     // what keeps a phone's screen on, as a promise
 let held = null;                                     // where a drag over the song points, until it ends
@@ -476,7 +476,7 @@ function face() {
     const share = value.done, status = $('.ml-status');
     const running = value.phase === 'running', slow = transport.waiting && !running ? 'Waiting for the connection …' : '';
     const behind = transport.waiting && running ? 'Waiting for the stems to get here.' : '';
-    const busy = fetchingText();
+    const busy = fetchingText(), coming = leaving === value.token ? 'Your next song is on its way …' : '';
     const text = transport.error || slow || busy || coming || (stopping ? 'Stopping at the end of this piece …' : [behind, value.text].filter(Boolean).join(' '));
     if (status.textContent !== text) status.textContent = text;
     const quarter = 25 * Math.floor(4 * share);
