@@ -1877,7 +1877,7 @@ def test_a_preset_chosen_while_the_song_is_read_counts(
 
 def test_on_a_phone_a_preset_without_weights_says_so(visit: Callable[..., Any], song: Path) -> None:
     page = visit("?preset=paper_large", viewport={"width": 390, "height": 844})
-    told = "document.querySelector('#price').innerText.includes('cannot run')"
+    told = "document.querySelector('#price')?.innerText.includes('cannot run')"
     page.wait_for_function(told)  # who brings a song before that has not waited for the address
     upload(page, song)
     page.wait_for_function(told)
