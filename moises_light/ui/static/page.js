@@ -80,6 +80,7 @@ if (devices && devices.getUserMedia && !devices.asIs) {
 
 // Gradio's upload field says its own words, anew whenever it is emptied; ours are in the style sheet.
 const OURS = matchMedia('(hover: none)').matches ? 'Choose a song' : 'Drop a song, or choose a file', SENT = 'Your song is on its way …';
+let shown = null;                     // the song when this was asked last
 setInterval(() => {
   // the field goes while a song is sent and read, and the page should not ask for another one
   const invite = element.querySelector('.ml-invite'), sent = !!document.querySelector('#song') && !files();
@@ -87,9 +88,10 @@ setInterval(() => {
     invite.dataset.sent = sent ? '1' : '';
     const words = sent ? SENT : invite.textContent === SENT ? INVITATION : '';
     if (!value && words) { invite.textContent = words; tell(words); }
-    leaving = sent && value ? value.token : null;
+    leaving = sent && value && value.token === shown ? shown : null;     // or it is here already
     face();
   }
+  shown = value && value.token;
   if (later && atWork()) later = null;     // the first one turned out to be wanted
   if (later && files()) give(later);
   const field = document.querySelector('#song button[aria-label]');
