@@ -329,6 +329,20 @@ def test_who_moves_a_fader_hears_the_stems_and_another_song_begins_with_all_of_i
     wait(page, "s.active === 'o' && s.level > 0.05")
     page.get_by_role("button", name="Mute vocals").click()
     wait(page, "s.active === 'a' && s.levels.a[0] < 0.001")
+    page.keyboard.press("o")
+    wait(page, "s.active === 'o'")
+    # a finger that scrolls the page
+    page.evaluate(
+        """() => {
+          const fader = document.querySelector('[data-stem=bass] .ml-volume');
+          fader.dispatchEvent(new PointerEvent('pointerdown'));
+          fader.value = 10; fader.dispatchEvent(new Event('input'));
+          fader.dispatchEvent(new PointerEvent('pointercancel'));
+        }"""
+    )
+    page.wait_for_timeout(500)
+    assert state(page)["active"] == "o"
+    assert page.evaluate("window.studio.faders().bass") == 1
     page.get_by_role("slider", name="Volume of drums").focus()
     page.keyboard.press("o")
     wait(page, "s.active === 'o'")
@@ -528,6 +542,15 @@ def test_a_drag_over_the_lanes_asks_for_audio_where_it_ends(
     wait(page, "s.position > 9.5 && s.position < 12")
     # what is played from there on, by two decks, and what was about to be played before
     assert len(asked) <= 14
+
+
+def test_the_slider_points_where_the_waveform_does(visit: Callable[..., Any], song: Path) -> None:
+    page = visit()
+    upload(page, song)
+    wave, slider = (page.locator(name).bounding_box() for name in (".ml-song", ".ml-seek"))
+    for part in (0.05, 0.3, 0.99):
+        page.mouse.click(wave["x"] + part * wave["width"], slider["y"] + slider["height"] / 2)
+        assert state(page)["position"] == pytest.approx(20 * part, abs=0.06)
 
 
 def test_on_a_phone_who_asks_for_stems_is_taken_to_them(

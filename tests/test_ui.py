@@ -1113,7 +1113,7 @@ def test_what_was_there_stays_until_there_is_some_of_the_new(
     assert (event[0], event[2].ready) == ("running", 0)
     assert shown(*event) == both, "its first block is being computed"
     studio.stop(song.token)
-    list(run)
+    assert "were here stay" in list(run)[-1][1]
     assert jobs.load_takes(song) == old
 
     run = events_of(studio, song, *preview)
@@ -1139,6 +1139,19 @@ def test_b_stays_beside_a_new_a_of_the_same_part(
     assert jobs.load_takes(song) == [jobs.load_take(song, "a"), b]
 
 
+def test_a_disk_that_is_full_at_the_first_block_leaves_no_empty_take(
+    song: jobs.Song, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> None:
+        raise OSError(28, "no space left")
+
+    monkeypatch.setattr(jobs.Track, "append", full)
+    with pytest.raises(OSError, match="no space"):
+        list(jobs.separate(song, new_take(song), split(tones())))
+    assert jobs.load_takes(song) == []
+    assert jobs.to_go_on(song) is None
+
+
 def test_who_stops_when_the_last_block_is_there_has_it_all(song: jobs.Song) -> None:
     stop: list[bool] = []
     run = jobs.separate(song, new_take(song), split(tones()), lambda: bool(stop))
@@ -1157,7 +1170,7 @@ def test_what_would_be_the_same_again_is_told(studio: Studio, song: jobs.Song) -
     # a take that was stopped goes on
     replace(take, ready=9, state="stopped").save(song)
     text, go = quote(WHOLE, 0, False, request)
-    assert text.endswith(words.GOES_ON)
+    assert text.startswith(words.GOES_ON)
     assert go["interactive"]
 
 

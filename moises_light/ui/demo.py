@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 from urllib.parse import urlencode
@@ -516,17 +517,20 @@ def _quote(studio: Studio) -> Callable[..., tuple[Any, Any]]:
             text = words.cost(studio.engine, presets, preset, device, None)
             # without a token this may come after a song that the question did not know
             return text, gr.skip() if can_run and not token else gr.update(interactive=False)
-        part = studio.extent(song, extent, at)
+        part = studio.extent(song, extent, at or 0.0)  # a field may be empty
         start, seconds = (frames / jobs.SAMPLE_RATE for frames in part)
         begins = start if extent == PREVIEW else None
-        text = words.cost(studio.engine, presets, preset, device, seconds, begins)
+        cost = partial(words.cost, studio.engine, presets, preset, device)
         if studio.is_busy(token, request.session_hash) or not can_run:
-            return text, gr.update(interactive=False)
-        alike = studio.alike(song, "a", preset, device, *part, rest)
-        if alike is not None and alike.state == "finished":
+            return cost(seconds, begins), gr.update(interactive=False)
+        there = studio.alike(song, "a", preset, device, *part, rest)
+        if there is None:
+            way = words.making_way(jobs.load_takes(song), *part)
+            return f"{cost(seconds, begins)} {way}".rstrip(), gr.update(interactive=True)
+        if there.state == "finished":
             return words.MADE, gr.update(interactive=False)
-        way = words.making_way(jobs.load_takes(song), *part) if alike is None else words.GOES_ON
-        return f"{text} {way}".rstrip(), gr.update(interactive=True)
+        left = seconds - there.ready / jobs.SAMPLE_RATE
+        return f"{words.GOES_ON} {cost(left)}", gr.update(interactive=True)
 
     return quote
 
@@ -615,6 +619,7 @@ def _wire_song(
         *quoting,
         queue=False,
         trigger_mode="always_last",
+        preprocess=False,  # what is being typed into a field may be out of its range
         **QUIET,
     )
     desk["extent"].change(
@@ -734,9 +739,10 @@ def _wire_runs(
             return "", idle
         first = jobs.load_take(song, "a")
         presets = studio.engine.presets()
-        if first is None:
-            return words.cost(studio.engine, presets, preset, device, None), idle
         free = not studio.is_busy(token, request.session_hash)
+        if first is None:
+            text = words.cost(studio.engine, presets, preset, device, None)
+            return text, idle if free else busy
         if free and (said := said_before(song, preset, device, first.start, first.ready, rest)):
             return said, busy
         seconds = first.ready / jobs.SAMPLE_RATE
@@ -761,10 +767,8 @@ def _wire_runs(
     )
     third = desk["go_on"].click(go_on, token, outputs, **runs)
     for run in (first, second, third):
-        run.then(after, rest, shown, **QUIET).then(*quoting, **QUIET).then(
-            *share["settle"], **QUIET
-        )
-        run.then(price_b, priced, cost_b, **QUIET)
+        for event in (quoting, (price_b, priced, cost_b), share["settle"], (after, rest, shown)):
+            run.then(*event, **QUIET)
     desk["stop"].click(studio.stop, token, None, queue=False, **QUIET)
     # who only listens keeps the song, too
     gr.Timer(KEEP_SECONDS / 12).tick(studio.keep, token, None, queue=False, **QUIET)
@@ -883,7 +887,8 @@ def _wire_links(
                 takes, part = jobs.load_takes(mine), jobs.to_go_on(mine)
                 if part is not None:
                     phase, slot = "stopped", part.slot
-                    ended = words.ended(replace(part, state=phase), jobs.SAMPLE_RATE)
+                    before = part.slot in [take.slot for take in takes]
+                    ended = words.ended(replace(part, state=phase), jobs.SAMPLE_RATE, before)
                     text = f"The page was loaded anew. {ended}"
                 elif takes:
                     phase, slot = takes[-1].state, takes[-1].slot
@@ -892,7 +897,7 @@ def _wire_links(
             chosen = {take.slot: take.preset for take in [*takes, *([part] if part else [])]}
             yield (
                 mine.token,
-                payload(mine, takes, phase=phase, text=text, slot=slot),
+                payload(mine, takes, phase=phase, text=text, slot=slot, current=part),
                 chosen.get("a", preset),
                 chosen.get("b", preset_b),
                 gr.update(choices=plots.choices(takes)),
@@ -906,7 +911,7 @@ def _wire_links(
     kept = gr.Textbox(visible="hidden", label="Song of this tab")
     arrival = [token, player, desk["preset"], compare["preset"], views["view"], tabs]
     # apart from uploads: it may wait for a run of this song to end
-    return demo.load(
+    arrived = demo.load(
         arrive,
         kept,
         [*arrival, desk["place"]],
@@ -915,6 +920,8 @@ def _wire_links(
         concurrency_id="arrive",
         **QUIET,
     )
+    arrived.failure(None, None, None, js="() => { window.studio.nothingCame(); }")
+    return arrived
 
 
 # ------------------------------------------------------------------------- for programs

@@ -285,7 +285,7 @@ class Studio:
                 if stop.wait(TICK):
                     jobs.answer(song)
                     take = replace(take, state="stopped")
-                    yield "stopped", words.ended(take, jobs.SAMPLE_RATE), take
+                    yield "stopped", self._ended(song, take), take
                     return
             b = jobs.load_take(song, "b")
             also = ("b",) if slot == "a" and b and not b.covers(start, frames) else ()
@@ -299,12 +299,16 @@ class Studio:
             jobs.answer(song)
             if now.state == "finished":
                 self.engine.learn(now)
-            yield now.state, words.ended(now, jobs.SAMPLE_RATE), now
+            yield now.state, self._ended(song, now), now
         except Exception:  # and not where the connection is lost: who comes back can go on
             jobs.answer(song)
             raise
         finally:
             self.turnstile.leave(ticket)
+
+    def _ended(self, song: jobs.Song, take: jobs.Take) -> str:
+        before = jobs.load_take(song, take.slot) is not None
+        return words.ended(take, jobs.SAMPLE_RATE, before)
 
     def stop(self, token: str | None) -> None:
         """Let the visitor's run end at its next block."""

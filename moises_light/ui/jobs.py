@@ -499,7 +499,10 @@ def separate(
         take = replace(take, state="finished" if take.ready >= take.frames else state)
         if track is not None:
             track.close()
-            take.save(song)
+            if take.ready:
+                take.save(song)
+            else:  # the disk was full
+                forget(song, take.slot)
     yield take
 
 

@@ -99,11 +99,11 @@ def cost(
     return f"{size} {what} takes about {span(seconds * speed)} here."
 
 
+# why there is nothing to separate, or less than the whole
 MADE = "Already separated like this: choose another preset, or another part of the song."
-GOES_ON = "It goes on where it was stopped."
 MADE_B = "Already separated like this: choose another preset for B."
 SAME = "This is what A is: choose another preset for B."
-"""Why there is nothing to separate, or less than the whole."""
+GOES_ON = "This goes on where it was stopped."
 
 SILENCE = 1e-4
 """Level, 80 dB below full scale, under which a song is called silent."""
@@ -163,9 +163,17 @@ def running(take: Take, rate: int) -> str:
     )
 
 
-def ended(take: Take, rate: int) -> str:
-    """How a run ended."""
+def ended(take: Take, rate: int, before: bool = False) -> str:
+    """How a run ended.
+
+    Args:
+        take: what there is of it.
+        rate: samples per second.
+        before: whether other stems are where it belongs.
+    """
     if take.state == "stopped":
+        if not take.ready and before:
+            return "Stopped before there was anything new. The stems that were here stay."
         if not take.ready:
             return "Stopped before there was anything to hear."
         return f"Stopped. The first {clock(take.ready / rate)} are kept; you can use them."

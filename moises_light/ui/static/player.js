@@ -5,7 +5,7 @@ const make = (tag, cls, text) => { const e = document.createElement(tag); if (cl
 const button = (cls, text, label) => { const e = make('button', cls, text); e.type = 'button'; if (label) e.setAttribute('aria-label', label); return e; };
 const clock = (s) => { s = Math.max(0, Math.floor(s + 1e-6)); return `${Math.floor(s / 60)}:${String(s % 60).padStart(2, '0')}`; };
 const tenths = (s) => { const n = Math.max(0, Math.floor(10 * s + 1e-6)); return `${clock(n / 10)}.${n % 10}`; };
-const lasting = (s) => s < 60 ? `${s.toFixed(1)} s` : `${Math.floor(Math.round(s) / 60)} min ${Math.round(s) % 60} s`;
+const lasting = (s) => s < 59.95 ? `${s.toFixed(1)} s` : `${Math.floor(Math.round(s) / 60)} min ${Math.round(s) % 60} s`;
 const spoken = (s) => { s = Math.max(0, Math.floor(s)); const m = Math.floor(s / 60); return (m ? `${m} min ` : '') + `${s % 60} s`; };
 const gainOf = (v) => (v / 75) ** 2;                 // a fader's position: 75 is 0 dB, 100 is +5 dB
 const decibel = (v) => v <= 0 ? 'silent' : `${(20 * Math.log10(gainOf(v))).toFixed(1).replace('-', '−')} dB`;
@@ -170,7 +170,9 @@ async function wave(key, url, width, n, serial) {
 }
 
 // ---- decks: the original, A, B, their difference ------------------------------------------------
+let last = 'a';                                      // the stems that were heard last
 function hear(key) {
+  if (key === 'a' || key === 'b') last = key;
   transport.listen(key, mixFor(key));
 }
 function mixFor(key) {
@@ -210,8 +212,7 @@ function levels() {
 
 const comparable = () => !!value && value.takes.length > 1 && !value.takes.some((take) => take.state === 'running' && atWork());
 const serials = () => value.takes.map((take) => take.serial).join();
-let last = 'a';                                      // the stems that were heard last
-function choose(key) { chosen = true; if (key !== 'o') last = key; hear(key); takeFrom(key); }
+function choose(key) { chosen = true; hear(key); takeFrom(key); }
 // What is taken away is what was chosen to be heard, once it is finished; in a blind test that would tell.
 function takeFrom(key) {
   const take = value.takes.find((take) => take.slot === key), radio = document.querySelector(`#slot input[value="${key}"]`);
@@ -221,7 +222,7 @@ function takeFrom(key) {
 function buildDecks() {
   const box = $('.ml-decks'), takes = value.takes.filter((take) => take.ready > 0 || take.state === 'running');
   const plan = [['o', 'Original', 'The song as it is (O)']];
-  if (hidden()) plan.push(['x', 'X', 'Preset X (X)'], ['y', 'Y', 'Preset Y (Y)']);
+  if (hidden()) plan.push(['x', 'X', 'Preset X'], ['y', 'Y', 'Preset Y']);
   else {
     for (const take of takes) plan.push([take.slot, takes.length > 1 ? `${take.slot.toUpperCase()}  ${take.label}` : 'Stems', `${take.label} (${take.slot.toUpperCase()})`]);
     if (takes.length > 1) plan.push(['diff', 'A − B', 'Only what differs between A and B']);
@@ -253,8 +254,14 @@ function buildLanes(names) {
     mute.onclick = () => toggle(name, 'mute'); solo.onclick = (event) => toggle(name, 'solo', event.ctrlKey || event.metaKey || event.altKey);
     volume.oninput = () => { hearStems(); faders[name].level = +volume.value; levels(); face(); };
     volume.ondblclick = () => { hearStems(); faders[name].level = 75; levels(); face(); };
-    take.onclick = () => { fetching.add(name); press(`#take-${name}`); face(); };
-    scrub(canvas); unmoved(volume, () => { faders[name].level = +volume.value; levels(); face(); });
+    take.onclick = () => press(`#take-${name}`);
+    let heard = [];                                   // as it was where a finger came down
+    volume.addEventListener('pointerdown', () => { heard = [transport.want ?? transport.active, chosen]; });
+    scrub(canvas); unmoved(volume, () => {
+      faders[name].level = +volume.value;
+      if (heard[0] === 'o') { hear('o'); chosen = heard[1]; }
+      levels(); face();
+    });
     const controls = make('div', 'ml-controls'); controls.append(label, mute, solo, volume, take);
     lane.append(controls, canvas);
     return lane;
@@ -271,9 +278,9 @@ function toggle(name, what, alone = false) {
 
 // Who moves a fader while the song itself is heard means the stems: the song has none.
 function hearStems() {
-  if (transport.active !== 'o') return;
+  if ((transport.want ?? transport.active) !== 'o') return;
   const there = value.takes.filter((take) => take.ready > 0), take = there.find((take) => take.slot === last) || there[0];
-  if (take) choose(hidden() ? blind.x : take.slot);
+  if (take) choose(take.slot);
 }
 
 // A finger that scrolls the page may begin on a slider. What it moved there goes back.
@@ -427,10 +434,10 @@ function refill(box, ...parts) {
 
 // What takes a while, and where it was asked for.
 const WAITS = {all: 'zip', mix: 'mix', karaoke: 'karaoke version', drumless: 'drumless version', link: 'link'};
-function fetchingText() {
-  const files = [...fetching].filter((what) => what !== 'link').map((what) => WAITS[what] || what);
+function fetchingText(asked = [...fetching]) {
+  const files = asked.filter((what) => what !== 'link').map((what) => WAITS[what] || what);
   const text = files.length ? `Preparing the ${files.join(' and the ')} to be taken away …` : '';
-  return [text, fetching.has('link') ? 'Making the link: the stems are being stored …' : ''].filter(Boolean).join(' ');
+  return [text, asked.includes('link') ? 'Making the link: the stems are being stored …' : ''].filter(Boolean).join(' ');
 }
 function showFetching() {
   for (const what of [...stems, ...Object.keys(WAITS)]) {
@@ -477,7 +484,7 @@ function face() {
     const running = value.phase === 'running', slow = transport.waiting && !running ? 'Waiting for the connection …' : '';
     const behind = transport.waiting && running ? 'Waiting for the stems to get here.' : '';
     const busy = fetchingText(), coming = leaving === value.token ? 'Your next song is on its way …' : '';
-    const text = transport.error || slow || busy || coming || (stopping ? 'Stopping at the end of this piece …' : [behind, value.text].filter(Boolean).join(' '));
+    const text = transport.error || slow || busy || coming || (stopping ? value.phase === 'running' ? 'Stopping at the end of this piece …' : 'Stopping …' : [behind, value.text].filter(Boolean).join(' '));
     if (status.textContent !== text) status.textContent = text;
     const quarter = 25 * Math.floor(4 * share);
     tell(running && share && !transport.error && !busy && !coming && !stopping ? behind || (quarter ? `${quarter} % separated` : 'Separating') : text);
@@ -509,7 +516,7 @@ document.addEventListener('visibilitychange', entitle);
 // A screen reader is told of what begins and ends and of each quarter, not of every block.
 function tell(text) { const said = $('.ml-said'); if (said.textContent !== text) said.textContent = text; }
 
-const fill = (range) => range.style.setProperty('--fill', `${100 * range.value / range.max}%`);
+const fill = (range) => { const part = range.value / range.max; range.style.setProperty('--part', part); range.style.setProperty('--fill', `${100 * part}%`); };
 
 function readColours() {
   const style = getComputedStyle(root);
@@ -607,7 +614,7 @@ function key(event) {
   else if (digit) { const name = stems[+digit[1] - 1]; if (name && value.takes.length) toggle(name, event.shiftKey ? 'solo' : 'mute'); }
   else if (/^[aAbBxXyY]$/.test(k)) {
     const asked = k.toLowerCase(), real = hidden() ? {a: blind.x, b: blind.y, ...blind}[asked] : asked;
-    if (!transport.decks.has(real)) return;
+    if (!(transport.decks.get(real)?.ready > 0)) return;
     choose(real);
   }
   else if (/^[oO]$/.test(k)) choose('o');
@@ -654,8 +661,9 @@ new MutationObserver(() => { readColours(); dirty = true; }).observe(document.bo
 // What the rest of the page, and the tests, may ask.
 window.studio = {
   Blind, transport,
-  fetching: (what) => { fetching.add(what); face(); return fetchingText(); },
+  fetching: (what) => { fetching.add(what); face(); return fetchingText(what === 'link' ? ['link'] : [...fetching].filter((other) => other !== 'link')); },
   fetched: (what) => { fetching.delete(what); face(); },
+  nothingCame: () => { if (!value) { load(null); linked = null; } },
   faders: () => Object.fromEntries(stems.map((name) => [name, audible(name) ? +gainOf(faders[name].level).toFixed(4) : 0])),
   wanted: () => {
     const checked = (id) => document.querySelector(`#${id} input`)?.checked;
