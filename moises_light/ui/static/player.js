@@ -254,7 +254,7 @@ function buildLanes(names) {
     mute.onclick = () => toggle(name, 'mute'); solo.onclick = (event) => toggle(name, 'solo', event.ctrlKey || event.metaKey || event.altKey);
     volume.oninput = () => { hearStems(); faders[name].level = +volume.value; levels(); face(); };
     volume.ondblclick = () => { hearStems(); faders[name].level = 75; levels(); face(); };
-    take.onclick = () => press(`#take-${name}`);
+    take.onclick = () => { fetching.add(name); press(`#take-${name}`); face(); };   // said at once
     let heard = [];                                   // as it was where a finger came down
     volume.addEventListener('pointerdown', () => { heard = [transport.want ?? transport.active, chosen]; });
     scrub(canvas); unmoved(volume, () => {
