@@ -557,9 +557,12 @@ def test_on_a_phone_who_asks_for_stems_is_taken_to_them(
     visit: Callable[..., Any], song: Path
 ) -> None:
     page = visit(viewport={"width": 390, "height": 700}, has_touch=True, is_mobile=True)
-    separate(page, song)
-    page.locator("#go").scroll_into_view_if_needed()
     top = "document.querySelector('.ml-player').getBoundingClientRect().top"
+    page.wait_for_selector("#song input[type=file]", state="attached")
+    page.evaluate("window.scrollTo(0, 9999)")
+    upload(page, song)
+    page.wait_for_function(f"Math.abs({top}) < 60")  # and not at the form, which is below it now
+    page.locator("#go").scroll_into_view_if_needed()
     assert page.evaluate(top) < -100, "the form is below the result"
     page.tap("#go")
     page.wait_for_function(f"Math.abs({top}) < 60")
@@ -842,6 +845,7 @@ def test_who_comes_with_another_song_gets_no_late_one(
     second.wait_for_function(
         "document.querySelector('.ml-invite')?.textContent.startsWith('Fetch')"
     )
+    second.wait_for_selector("#example")
     second.evaluate("document.querySelector('#example').click()")
     second.wait_for_function("document.querySelector('.ml-name').textContent.includes('Francium')")
     name = second.inner_text(".ml-name")

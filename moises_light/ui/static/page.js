@@ -28,10 +28,8 @@ function give(file) {
 
 // On a narrow screen the result stands above the form: who asks for it down there is taken to it.
 document.addEventListener('click', (event) => {
-  if (!event.isTrusted || !event.target.closest('#go') || !matchMedia('(max-width: 860px)').matches) return;
-  if (stage().dataset.stage === 'empty') return;
-  const still = matchMedia('(prefers-reduced-motion: reduce)').matches;
-  stage().scrollIntoView({block: 'start', behavior: still ? 'auto' : 'smooth'});
+  if (!event.isTrusted || !event.target.closest('#go') || stage().dataset.stage === 'empty') return;
+  toStage(matchMedia('(prefers-reduced-motion: reduce)').matches ? 'auto' : 'smooth');
 });
 
 // Gradio leaves a menu open that Tab goes on from.

@@ -49,6 +49,7 @@ function load(next) {
   root.dataset.phase = next ? next.phase : 'empty';
   stage().dataset.stage = next ? (next.takes.some((take) => take.ready) ? 'result' : 'song') : 'empty';
   if (!next) { stems = []; face(); return; }
+  if (other && next.phase === 'ready') requestAnimationFrame(() => toStage('instant'));   // when all of it is there
   if (linked === 'next') linked = next.token;
   settle(next.token);
   try { sessionStorage.setItem('studio-song', next.token); } catch { /* private window */ }
@@ -83,6 +84,11 @@ function load(next) {
   if (back) comeBack(back);
   if (chosen) takeFrom(transport.active);
   goOn();
+}
+
+// Where the player stands above the form, who brings a song from down there is taken to it.
+function toStage(behavior) {
+  if (matchMedia('(max-width: 860px)').matches) stage().scrollIntoView({block: 'start', behavior});
 }
 
 // Another song begins with all of it; how loud the room is stays.
