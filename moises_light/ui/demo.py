@@ -743,11 +743,13 @@ def _wire_runs(
         if first is None:
             text = words.cost(studio.engine, presets, preset, device, None)
             return text, idle if free else busy
-        if free and (said := said_before(song, preset, device, first.start, first.ready, rest)):
+        work = (preset, device, first.start, first.ready, rest)
+        if free and (said := said_before(song, *work)):
             return said, busy
-        seconds = first.ready / jobs.SAMPLE_RATE
+        there = studio.alike(song, "b", *work)
+        seconds = (first.ready - (there.ready if there else 0)) / jobs.SAMPLE_RATE
         text = words.cost(studio.engine, presets, preset, device, seconds)
-        return text, idle if free else busy
+        return f"{words.GOES_ON} {text}" if there and free else text, idle if free else busy
 
     priced = [token, compare["preset"], desk["device"], desk["residual"]]
     cost_b = [compare["price"], compare["go"]]
@@ -769,7 +771,8 @@ def _wire_runs(
     for run in (first, second, third):
         for event in (quoting, (price_b, priced, cost_b), share["settle"], (after, rest, shown)):
             run.then(*event, **QUIET)
-    desk["stop"].click(studio.stop, token, None, queue=False, **QUIET)
+    stop = desk["stop"].click(studio.stop, token, None, queue=False, **QUIET)
+    stop.failure(None, None, None, js="() => { window.studio.runsOn(); }")
     # who only listens keeps the song, too
     gr.Timer(KEEP_SECONDS / 12).tick(studio.keep, token, None, queue=False, **QUIET)
 

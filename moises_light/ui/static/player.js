@@ -669,6 +669,7 @@ window.studio = {
   Blind, transport,
   fetching: (what) => { fetching.add(what); face(); return fetchingText(what === 'link' ? ['link'] : [...fetching].filter((other) => other !== 'link')); },
   fetched: (what) => { fetching.delete(what); face(); },
+  runsOn: () => { stopping = false; face(); },
   nothingCame: () => { if (!value) { load(null); linked = null; } },
   faders: () => Object.fromEntries(stems.map((name) => [name, audible(name) ? +gainOf(faders[name].level).toFixed(4) : 0])),
   wanted: () => {
