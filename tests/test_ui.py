@@ -905,7 +905,7 @@ def studio(checkpoints: Path, tmp_path: Path) -> Studio:
 
 def events_of(studio: Studio, song: jobs.Song, *part: int) -> Iterator[tuple[str, str, jobs.Take]]:
     with studio.run(song) as run:
-        yield from studio.separate(run, "a", "paper_small", "cpu", *part)
+        yield from studio.separate(run, "a", jobs.Asked("paper_small", "cpu", *part))
 
 
 def test_presets_without_weights_are_listed_and_refused(studio: Studio) -> None:
@@ -1031,7 +1031,7 @@ def test_a_run_with_the_same_settings_goes_on_where_it_was_stopped(
     assert (song.folder / "a.f32").read_bytes() == expected
     # and once more, from the beginning: there is nothing to go on with
     assert next(events_of(studio, song, 0, song.frames))[2].ready == 0
-    assert studio.is_made(song, "a", "paper_small", "cpu", 0, song.frames, False)
+    assert studio.is_made(song, "a", jobs.Asked("paper_small", "cpu", 0, song.frames))
 
 
 def test_a_song_has_one_run_at_a_time(studio: Studio, song: jobs.Song) -> None:
@@ -1069,7 +1069,7 @@ def test_a_question_from_before_the_song_says_nothing_of_the_button(studio: Stud
 
 def test_a_run_that_was_left_ends(studio: Studio, song: jobs.Song) -> None:
     with studio.run(song, "visitor") as run:
-        events = studio.separate(run, "a", "paper_small", "cpu", 0, song.frames)
+        events = studio.separate(run, "a", jobs.Asked("paper_small", "cpu", 0, song.frames))
         next(events)
         studio.leave("somebody else")
         studio.leave(None)

@@ -523,7 +523,7 @@ def _quote(studio: Studio) -> Callable[..., tuple[Any, Any]]:
         cost = partial(words.cost, studio.engine, presets, preset, device)
         if studio.is_busy(token, request.session_hash) or not can_run:
             return cost(seconds, begins), gr.update(interactive=False)
-        there = studio.alike(song, "a", preset, device, *part, rest)
+        there = studio.alike(song, "a", jobs.Asked(preset, device, *part, rest))
         if there is None:
             way = words.making_way(jobs.load_takes(song), *part)
             return f"{cost(seconds, begins)} {way}".rstrip(), gr.update(interactive=True)
@@ -644,12 +644,12 @@ def _wire_runs(
     idle, busy = gr.update(interactive=True), gr.update(interactive=False)
 
     def follow(
-        song: jobs.Song, request: gr.Request, slot: str, *work: Any
+        song: jobs.Song, request: gr.Request, slot: str, asked: jobs.Asked
     ) -> Iterator[tuple[Any, ...]]:
         """The player's values while a take grows, and both buttons."""
         with studio.run(song, request.session_hash) as run:
             try:
-                for phase, text, take in studio.separate(run, slot, *work):
+                for phase, text, take in studio.separate(run, slot, asked):
                     if run.left:
                         break
                     button = busy if phase in ("queued", "running") else idle
@@ -675,28 +675,28 @@ def _wire_runs(
         request: gr.Request,
     ) -> Iterator[tuple[Any, ...]]:
         song = studio.song(token)
-        part = studio.extent(song, extent, at)
-        if studio.is_made(song, "a", preset, device, *part, rest):
+        asked = jobs.Asked(preset, device, *studio.extent(song, extent, at), rest)
+        if studio.is_made(song, "a", asked):
             raise gr.Error(words.MADE)
         song = studio.own(song, *jobs.SLOTS)
-        yield from follow(song, request, "a", preset, device, *part, rest)
+        yield from follow(song, request, "a", asked)
 
     def separate_b(
         token: str, preset: str, device: str, rest: bool, request: gr.Request
     ) -> Iterator[tuple[Any, ...]]:
         song = studio.song(token)
         first = studio.take(song, "a")
-        work = (preset, device, first.start, first.ready, rest)
-        if said := said_before(song, *work):
+        asked = jobs.Asked(preset, device, first.start, first.ready, rest)
+        if said := said_before(song, asked):
             raise gr.Error(said)
         song = studio.own(song, *jobs.SLOTS)
-        yield from follow(song, request, "b", *work)
+        yield from follow(song, request, "b", asked)
 
-    def said_before(song: jobs.Song, *work: Any) -> str:
+    def said_before(song: jobs.Song, asked: jobs.Asked) -> str:
         """Why a B would tell nothing new, if it would not."""
-        if studio.is_made(song, "a", *work):
+        if studio.is_made(song, "a", asked):
             return words.SAME
-        return words.MADE_B if studio.is_made(song, "b", *work) else ""
+        return words.MADE_B if studio.is_made(song, "b", asked) else ""
 
     def go_on(token: str, request: gr.Request) -> Iterator[tuple[Any, ...]]:
         """What was stopped or has not begun, as it was asked for, whatever the settings say."""
@@ -705,8 +705,7 @@ def _wire_runs(
         if take is None:
             raise gr.Error("There is nothing to go on with. Press Separate.")
         song = studio.own(song, *jobs.SLOTS)
-        work = (take.preset, take.device, take.start, take.frames, take.residual)
-        yield from follow(song, request, take.slot, *work)
+        yield from follow(song, request, take.slot, take.asked)
 
     def choice(takes: list[jobs.Take]) -> Any:
         """From which take to take away, where there are two."""
@@ -743,10 +742,10 @@ def _wire_runs(
         if first is None:
             text = words.cost(studio.engine, presets, preset, device, None)
             return text, idle if free else busy
-        work = (preset, device, first.start, first.ready, rest)
-        if free and (said := said_before(song, *work)):
+        asked = jobs.Asked(preset, device, first.start, first.ready, rest)
+        if free and (said := said_before(song, asked)):
             return said, busy
-        there = studio.alike(song, "b", *work)
+        there = studio.alike(song, "b", asked)
         seconds = (first.ready - (there.ready if there else 0)) / jobs.SAMPLE_RATE
         text = words.cost(studio.engine, presets, preset, device, seconds)
         return f"{words.GOES_ON} {text}" if there and free else text, idle if free else busy
@@ -952,11 +951,10 @@ def _programs(studio: Studio) -> None:
         try:
             export.check_format(format)
             opened = studio.open_song(song)
+            asked = jobs.Asked(preset, device, 0, opened.frames, residual)
             take = None
             with studio.run(opened) as run:
-                for _, _, take in studio.separate(  # noqa: B007
-                    run, "a", preset, device, 0, opened.frames, residual
-                ):
+                for _, _, take in studio.separate(run, "a", asked):  # noqa: B007
                     pass
         except Exception as error:
             raise explain(error) from error

@@ -71,6 +71,12 @@ class Device:
     label: str
 
 
+@cache
+def _parameters_of(preset: str) -> int:
+    # it builds the network to count, and the page asks at every touch of a setting
+    return count_parameters(configs[preset])
+
+
 def label_of(preset: str) -> str:
     """`"fullband_small_wide"` for people: "Fullband small wide"."""
     return preset.replace("_", " ").capitalize()
@@ -171,7 +177,7 @@ class Engine:
                 name=name,
                 label=label_of(name),
                 cutoff=config.cutoff,
-                parameters=count_parameters(configs[name]),
+                parameters=_parameters_of(name),
                 available=name in there,
                 sdr=card.get("sdr", {}),
                 card=card,

@@ -176,27 +176,14 @@ class Studio:
 
     # ------------------------------------------------------------------ separation
 
-    def alike(
-        self,
-        song: jobs.Song,
-        slot: str,
-        preset: str,
-        device: str,
-        start: int,
-        frames: int,
-        residual: bool,
-    ) -> jobs.Take | None:
-        """The take that is there, if it was asked for just like this: see `separate`."""
+    def alike(self, song: jobs.Song, slot: str, asked: jobs.Asked) -> jobs.Take | None:
+        """The take that is there, if it was asked for just like this."""
         take = jobs.load_take(song, slot)
-        if take is None:
-            return None
-        asked = (preset, device, start, frames, residual)
-        there = (take.preset, take.device, take.start, take.frames, take.residual)
-        return take if asked == there else None
+        return take if take is not None and take.asked == asked else None
 
-    def is_made(self, song: jobs.Song, slot: str, *asked: Any) -> bool:
+    def is_made(self, song: jobs.Song, slot: str, asked: jobs.Asked) -> bool:
         """Whether a run would only make once more what is there, see `alike`."""
-        take = self.alike(song, slot, *asked)
+        take = self.alike(song, slot, asked)
         return take is not None and take.state == "finished"
 
     def extent(self, song: jobs.Song, extent: str, at: float) -> tuple[int, int]:
@@ -237,14 +224,7 @@ class Studio:
         return [run for run in list(self._runs.values()) if session and run.session == session]
 
     def separate(
-        self,
-        run: Run,
-        slot: str,
-        preset: str,
-        device: str,
-        start: int,
-        frames: int,
-        residual: bool = False,
+        self, run: Run, slot: str, asked: jobs.Asked
     ) -> Iterator[tuple[str, str, jobs.Take]]:
         """Wait in line, then separate; what was stopped before it was whole goes on.
 
@@ -255,27 +235,22 @@ class Studio:
             run: from `run`.
             slot: "a" or "b". A new A of another part of the song forgets B; one that goes on does
                 not. Until its first block is there, so is what was there before.
-            preset, device: what works.
-            start, frames: first sample and number of samples, see `extent`.
-            residual: whether what no stem claims goes to "other".
+            asked: what of the song, and how; see `extent`.
 
         Raises:
             ValueError: if the preset or the device is not there, or the line is full.
         """
-        known = self.engine.check(preset, device)
+        known = self.engine.check(asked.preset, asked.device)
         take = jobs.Take(
             slot=slot,
-            preset=preset,
-            device=device,
-            sources=configs[preset].sources,
-            start=start,
-            frames=frames,
+            **asked._asdict(),
+            sources=configs[asked.preset].sources,
             cutoff=known.cutoff,
             parameters=known.parameters,
-            residual=residual,
         )
         song, stop = run.song, run.stop
         take = jobs.unfinished(song, take) or take
+        before = {there.slot: there for there in jobs.load_takes(song)}
         ticket = self.turnstile.enter()
         try:
             if not take.ready:
@@ -285,10 +260,11 @@ class Studio:
                 if stop.wait(TICK):
                     jobs.answer(song)
                     take = replace(take, state="stopped")
-                    yield "stopped", self._ended(song, take), take
+                    yield "stopped", words.ended(take, jobs.SAMPLE_RATE, slot in before), take
                     return
-            b = jobs.load_take(song, "b")
-            also = ("b",) if slot == "a" and b and not b.covers(start, frames) else ()
+            b = before.get("b")
+            other = b is not None and not b.covers(asked.start, asked.frames)
+            also = ("b",) if slot == "a" and other else ()
             blocks = self.engine.blocks(song, take)
             now = take
             for now in jobs.separate(song, take, blocks, stop.is_set, also=also):
@@ -299,16 +275,12 @@ class Studio:
             jobs.answer(song)
             if now.state == "finished":
                 self.engine.learn(now)
-            yield now.state, self._ended(song, now), now
+            yield now.state, words.ended(now, jobs.SAMPLE_RATE, slot in before), now
         except Exception:  # and not where the connection is lost: who comes back can go on
             jobs.answer(song)
             raise
         finally:
             self.turnstile.leave(ticket)
-
-    def _ended(self, song: jobs.Song, take: jobs.Take) -> str:
-        before = jobs.load_take(song, take.slot) is not None
-        return words.ended(take, jobs.SAMPLE_RATE, before)
 
     def stop(self, token: str | None) -> None:
         """Let the visitor's run end at its next block."""

@@ -27,7 +27,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 import torch
@@ -44,6 +44,9 @@ HEADROOM = 2.0
 PEAKS_PER_SECOND = 50
 PEAK_FRAMES = SAMPLE_RATE // PEAKS_PER_SECOND
 SLOTS = ("a", "b")
+PENDING = "asked"
+"""Where a take is kept that has no stems yet."""
+
 MAX_SECONDS = 600.0
 READ_FRAMES = 6 * SAMPLE_RATE
 KINDS = ("f32", "pcm", "peaks")
@@ -105,6 +108,24 @@ class Song:
         _write_json(self.folder / "song.json", values)
 
 
+class Asked(NamedTuple):
+    """What stems are asked for: two takes of a song that were asked for alike are the same.
+
+    Args:
+        preset: name of the preset.
+        device: what it runs on.
+        start: first sample of the song that they cover.
+        frames: how many samples they cover.
+        residual: whether what no stem claims goes to "other".
+    """
+
+    preset: str
+    device: str
+    start: int
+    frames: int
+    residual: bool = False
+
+
 PROGRESS = ("ready", "state", "work", "gram", "peak", "serial")
 """What a `Take` is by and by; the rest is what was asked for."""
 
@@ -160,6 +181,11 @@ class Take:
             return None
         return self.work * (self.frames - self.ready) / self.ready
 
+    @property
+    def asked(self) -> Asked:
+        """What it was asked to be."""
+        return Asked(self.preset, self.device, self.start, self.frames, self.residual)
+
     def covers(self, start: int, frames: int) -> bool:
         """Whether it is of just this part of the song. A new A leaves such a B where it is."""
         return (self.start, self.frames) == (start, frames)
@@ -191,13 +217,9 @@ def load_song(root: Path, token: str | None) -> Song | None:
 
 
 def load_take(song: Song, slot: str) -> Take | None:
-    """The take in that slot, or `None`."""
-    return _kept_take(song, slot)
-
-
-def _kept_take(song: Song, name: str) -> Take | None:
+    """The take in that slot, or `None`; in `PENDING`, what was asked for and has not begun."""
     try:
-        values = json.loads((song.folder / f"{name}.json").read_text(encoding="utf-8"))
+        values = json.loads((song.folder / f"{slot}.json").read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return None
     try:
@@ -262,18 +284,18 @@ def fork(song: Song, *slots: str) -> Song:
 
 def ask(song: Song, take: Take) -> None:
     """Keep what was asked for until there is some of it, should the asker's connection be lost."""
-    _write_json(song.folder / "asked.json", asdict(take))
+    _write_json(song.folder / f"{PENDING}.json", asdict(take))
 
 
 def answer(song: Song) -> None:
     """Nothing is asked for any more: it is there, or nobody wants it."""
-    (song.folder / "asked.json").unlink(missing_ok=True)
+    (song.folder / f"{PENDING}.json").unlink(missing_ok=True)
 
 
 def to_go_on(song: Song) -> Take | None:
     """What can go on: what was asked for and has not begun, else what was stopped last."""
     stopped = [take for take in load_takes(song) if take.state == "stopped"]
-    return _kept_take(song, "asked") or next(reversed(stopped), None)
+    return load_take(song, PENDING) or next(reversed(stopped), None)
 
 
 def unfinished(song: Song, wanted: Take) -> Take | None:

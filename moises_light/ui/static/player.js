@@ -260,7 +260,7 @@ function buildLanes(names) {
     mute.onclick = () => toggle(name, 'mute'); solo.onclick = (event) => toggle(name, 'solo', event.ctrlKey || event.metaKey || event.altKey);
     volume.oninput = () => { hearStems(); faders[name].level = +volume.value; levels(); face(); };
     volume.ondblclick = () => { hearStems(); faders[name].level = 75; levels(); face(); };
-    take.onclick = () => { fetching.add(name); press(`#take-${name}`); face(); };   // said at once
+    take.onclick = () => { prepare(name); press(`#take-${name}`); };
     let heard = [];                                   // as it was where a finger came down
     volume.addEventListener('pointerdown', () => { heard = [transport.want ?? transport.active, chosen]; });
     scrub(canvas); unmoved(volume, () => {
@@ -445,6 +445,7 @@ function fetchingText(asked = [...fetching]) {
   const text = files.length ? `Preparing the ${files.join(' and the ')} to be taken away …` : '';
   return [text, asked.includes('link') ? 'Making the link: the stems are being stored …' : ''].filter(Boolean).join(' ');
 }
+function prepare(what) { fetching.add(what); face(); }
 function showFetching() {
   for (const what of [...stems, ...Object.keys(WAITS)]) {
     const e = document.querySelector(what === 'link' ? '#share-make' : `#take-${what}`), busy = String(fetching.has(what));
@@ -667,7 +668,7 @@ new MutationObserver(() => { readColours(); dirty = true; }).observe(document.bo
 // What the rest of the page, and the tests, may ask.
 window.studio = {
   Blind, transport,
-  fetching: (what) => { fetching.add(what); face(); return fetchingText(what === 'link' ? ['link'] : [...fetching].filter((other) => other !== 'link')); },
+  fetching: (what) => { prepare(what); return fetchingText(what === 'link' ? ['link'] : [...fetching].filter((other) => other !== 'link')); },
   fetched: (what) => { fetching.delete(what); face(); },
   runsOn: () => { stopping = false; face(); },
   nothingCame: () => { if (!value) { load(null); linked = null; } },
