@@ -116,7 +116,7 @@ def test_stems_can_be_read_while_the_rest_is_still_being_worked_on(song: jobs.So
     assert now.ready == blocks[0].shape[-1]
     assert now.state == "running"
     assert jobs.load_take(song, "a") is None, "a take is on record once it has ended"
-    there = np.array(jobs.samples(song, "a", 4))
+    there = np.array(jobs.samples(song, now.name, 4))
     np.testing.assert_array_equal(there, blocks[0].permute(2, 0, 1).numpy())
     *_, last = run
     assert (last.state, last.ready, last.done) == ("finished", song.frames, 1.0)
@@ -125,13 +125,14 @@ def test_stems_can_be_read_while_the_rest_is_still_being_worked_on(song: jobs.So
 
 def test_files_hold_what_the_stems_were(song: jobs.Song) -> None:
     take = separated(song)
-    kept = torch.cat(list(jobs.read(song, "a", 0, None, 4)), dim=-1)
+    kept = torch.cat(list(jobs.read(song, take.name, 0, None, 4)), dim=-1)
     torch.testing.assert_close(kept, tones(), rtol=0, atol=0)
-    playback = np.fromfile(song.folder / "a.pcm", "<i2").reshape(-1, 8) * jobs.HEADROOM / 32768
+    playback = np.fromfile(song.folder / f"{take.name}.pcm", "<i2").reshape(-1, 8)
     expected = tones().permute(2, 0, 1).reshape(-1, 8).numpy()
     # half a step of 16 bits at a headroom of 6 dB
-    np.testing.assert_allclose(playback, expected, atol=jobs.HEADROOM / 32768 / 2 + 1e-7)
-    peaks = np.fromfile(song.folder / "a.peaks", np.uint8).reshape(-1, 4)
+    played = playback * jobs.HEADROOM / 32768
+    np.testing.assert_allclose(played, expected, atol=jobs.HEADROOM / 32768 / 2 + 1e-7)
+    peaks = np.fromfile(song.folder / f"{take.name}.peaks", np.uint8).reshape(-1, 4)
     assert len(peaks) == int(SECONDS * jobs.PEAKS_PER_SECOND)
     loudest = (peaks.max(0) / 255.0) ** 2 * jobs.HEADROOM
     np.testing.assert_allclose(loudest, [0.3, 0.1, 0.4, 0.2], rtol=0.02)
@@ -142,7 +143,7 @@ def test_stems_louder_than_full_scale_are_kept_whole(song: jobs.Song) -> None:
     loud = 4 * tones()
     *_, take = jobs.separate(song, new_take(song), split(loud))
     assert max(take.peak) > 1.5
-    kept = torch.cat(list(jobs.read(song, "a", 0, None, 4)), dim=-1)
+    kept = torch.cat(list(jobs.read(song, take.name, 0, None, 4)), dim=-1)
     torch.testing.assert_close(kept, loud, rtol=0, atol=0)
 
 
@@ -213,26 +214,41 @@ def stopped(song: jobs.Song, blocks: list[torch.Tensor]) -> None:
 def test_a_stopped_take_goes_on_as_if_it_had_not_been(song: jobs.Song) -> None:
     blocks = split(tones(), 33_333)  # no whole number of peaks
     whole = separated(song)
-    expected = {kind: (song.folder / f"a.{kind}").read_bytes() for kind in jobs.KINDS}
+    expected = {kind: (song.folder / f"{whole.name}.{kind}").read_bytes() for kind in jobs.KINDS}
     stopped(song, blocks)
     copy = jobs.fork(song, "a")
-    kept = (copy.folder / "a.f32").read_bytes()
     part = jobs.unfinished(song, new_take(song))
     assert part is not None
     assert (part.state, part.ready) == ("running", 33_333)
+    copied = copy.folder / f"{part.name}.f32"
+    kept = copied.read_bytes()
     # what was written after it was last heard of is written again
-    with (song.folder / "a.pcm").open("ab") as file:
+    with (song.folder / f"{part.name}.pcm").open("ab") as file:
         file.write(b"more")
     first, *_, last = jobs.separate(song, part, iter(blocks[1:]))
     assert first == part
     assert (last.state, last.ready, last.serial) == ("finished", song.frames, part.serial)
     assert last.work > part.work
-    found = {kind: (song.folder / f"a.{kind}").read_bytes() for kind in jobs.KINDS}
+    found = {kind: (song.folder / f"{last.name}.{kind}").read_bytes() for kind in jobs.KINDS}
     assert found == expected
     assert last.peak == whole.peak
     np.testing.assert_allclose(last.gram, whole.gram, rtol=1e-9, atol=1e-6)
-    assert (copy.folder / "a.f32").read_bytes() == kept, "what others have opened does not grow"
+    assert copied.read_bytes() == kept, "what others have opened does not grow"
     assert last.ready != part.ready, "what was made of the part is not taken for the whole"
+
+
+def test_a_new_take_has_other_files_than_the_one_before(song: jobs.Song) -> None:
+    """A second page that plays the earlier one must not get the new one's samples for it."""
+    before = separated(song)
+    run = jobs.separate(song, new_take(song), split(-tones()))
+    assert next(run).name != before.name
+    assert (song.folder / f"{before.name}.pcm").is_file(), "it is heard until there is more"
+    *_, after = run
+    assert not list(song.folder.glob(f"{before.name}.*"))
+    assert all((song.folder / f"{after.name}.{kind}").is_file() for kind in jobs.KINDS)
+    served = player.payload(song, [after])
+    assert served is not None
+    assert served["takes"][0]["url"].endswith(f"{after.name}.pcm")
 
 
 def test_only_what_was_stopped_goes_on_and_only_as_it_was_asked_for(song: jobs.Song) -> None:
@@ -241,11 +257,12 @@ def test_only_what_was_stopped_goes_on_and_only_as_it_was_asked_for(song: jobs.S
     assert jobs.unfinished(song, new_take(song)) is None, "it is whole"
     stopped(song, split(tones()))
     wanted = new_take(song)
-    assert jobs.unfinished(song, wanted) is not None
+    there = jobs.unfinished(song, wanted)
+    assert there is not None
     for change in ({"preset": "paper_large"}, {"start": 1}, {"frames": 9}, {"residual": True}):
         assert jobs.unfinished(song, replace(wanted, **change)) is None  # type: ignore[arg-type]
     assert jobs.unfinished(song, replace(wanted, slot="b")) is None
-    os.truncate(song.folder / "a.f32", 1000)
+    os.truncate(song.folder / f"{there.name}.f32", 1000)
     assert jobs.unfinished(song, wanted) is None, "some of it is lost"
 
 
@@ -570,7 +587,7 @@ def test_a_link_survives_a_restart_and_restores_the_result(song: jobs.Song, tmp_
     assert (opened.name, opened.frames, opened.origin) == (song.name, song.frames, "link")
     restored = jobs.load_takes(opened)
     assert [t.preset for t in restored] == ["paper_small", "fullband_small"]
-    kept = torch.cat(list(jobs.read(opened, "b", 0, None, 4)), dim=-1)
+    kept = torch.cat(list(jobs.read(opened, restored[1].name, 0, None, 4)), dim=-1)
     torch.testing.assert_close(kept, tones(), rtol=0, atol=2 / 32768)
     assert after_restart.open(link.token, tmp_path / "elsewhere") == opened, "decoded once"
 
@@ -579,7 +596,8 @@ def test_a_loud_result_comes_back_at_its_level(song: jobs.Song, tmp_path: Path) 
     *_, take = jobs.separate(song, new_take(song), split(5 * tones()))
     shares = share.Shares(tmp_path / "links")
     opened = shares.open(shares.create(song, [take]).token, tmp_path / "elsewhere")
-    kept = torch.cat(list(jobs.read(opened, "a", 0, None, 4)), dim=-1)
+    [restored] = jobs.load_takes(opened)
+    kept = torch.cat(list(jobs.read(opened, restored.name, 0, None, 4)), dim=-1)
     torch.testing.assert_close(kept, 5 * tones(), rtol=0, atol=4 / 32768)
 
 
@@ -793,8 +811,8 @@ def test_a_running_take_is_not_shared(song: jobs.Song, tmp_path: Path) -> None:
 def test_masks_tell_the_share_of_each_stem(song: jobs.Song) -> None:
     config = configs["paper_small"]
     mixture = plots.power(jobs.samples(song, "mixture"), config)
-    separated(song)
-    shares = plots.shares(plots.power(jobs.samples(song, "a", 4), config), mixture)
+    stems = jobs.samples(song, separated(song).name, 4)
+    shares = plots.shares(plots.power(stems, config), mixture)
     centres = plots.frequencies()
     for index, pitch in enumerate((440.0, 5000.0, 80.0, 1500.0)):
         row = int(np.abs(np.log(centres / pitch)).argmin())
@@ -972,7 +990,7 @@ def test_a_real_network_runs_through_the_studio(studio: Studio, song: jobs.Song)
     assert phases[-1] == "finished"
     take = events[-1][2]
     assert take.parameters == 2_520_592
-    total = torch.cat(list(jobs.read(song, "a", 0, None, 4)), dim=-1).sum(0)
+    total = torch.cat(list(jobs.read(song, take.name, 0, None, 4)), dim=-1).sum(0)
     # with the residual in `other` the stems add up to the song
     torch.testing.assert_close(total, tones().sum(0), rtol=0, atol=1e-5)
 
@@ -1008,8 +1026,8 @@ def test_what_is_missing_comes_out_as_it_would_have(
 def test_a_run_with_the_same_settings_goes_on_where_it_was_stopped(
     ramps: None, studio: Studio, song: jobs.Song
 ) -> None:
-    list(events_of(studio, song, 0, song.frames))
-    expected = (song.folder / "a.f32").read_bytes()
+    *_, (_, _, whole) = events_of(studio, song, 0, song.frames)
+    expected = (song.folder / f"{whole.name}.f32").read_bytes()
     jobs.forget(song, "a")
     events = events_of(studio, song, 0, song.frames)
     for _, _, take in events:
@@ -1028,7 +1046,7 @@ def test_a_run_with_the_same_settings_goes_on_where_it_was_stopped(
     assert [t["slot"] for t in seen["takes"]] == ["a", "b"], "B was compared with this A"
     *_, (phase, _, take) = events
     assert (phase, take.ready) == ("finished", song.frames)
-    assert (song.folder / "a.f32").read_bytes() == expected
+    assert (song.folder / f"{take.name}.f32").read_bytes() == expected
     # and once more, from the beginning: there is nothing to go on with
     assert next(events_of(studio, song, 0, song.frames))[2].ready == 0
     assert studio.is_made(song, "a", jobs.Asked("paper_small", "cpu", 0, song.frames))
@@ -1049,7 +1067,7 @@ def test_a_song_has_one_run_at_a_time(studio: Studio, song: jobs.Song) -> None:
         next(events_of(studio, song, 0, song.frames))
     *_, (phase, _, take) = first
     assert (phase, take.ready) == ("finished", song.frames)
-    assert len(jobs.samples(song, "a", 4)) == song.frames
+    assert len(jobs.samples(song, take.name, 4)) == song.frames
     assert not go(), "it is made"
     assert go(rest=True), "this would be another result"
 

@@ -243,7 +243,7 @@ Blocks = Callable[[], Iterator[Tensor]]
 
 
 def _read(song: Song, take: Take, part: Part) -> Iterator[Tensor]:
-    return jobs.read(song, take.slot, part.first, part.frames, len(take.sources))
+    return jobs.read(song, take.name, part.first, part.frames, len(take.sources))
 
 
 def _stem(song: Song, take: Take, index: int, part: Part) -> Blocks:

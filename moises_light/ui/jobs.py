@@ -5,12 +5,14 @@ or a program asks for later (playback, pictures, files to take away) is read fro
 
     <root>/<token>/song.json                   what the song is
     <root>/<token>/mixture.{f32,pcm,peaks}     the song at 44.1 kHz
-    <root>/<token>/a.{f32,pcm,peaks,json}      its stems by one preset; b.* by another
+    <root>/<token>/a.json                      a take of it by one preset; b.json by another
+    <root>/<token>/a-<serial>.{f32,pcm,peaks}  the stems of that take
     <root>/<token>/asked.json                  a take that was asked for and has no stems yet
 
 `f32` holds float32 samples `[L, S * C]` as the network gave them, `pcm` the same in 16 bits for the
 player, and `peaks` bytes `[n, S]` for its waveforms. All three only ever grow, so that a player
-can read what is there while the rest is still being worked on.
+can read what is there while the rest is still being worked on. Another take has other files, so
+that a page which plays the earlier one does not get the new one's samples for it.
 """
 
 from __future__ import annotations
@@ -170,6 +172,11 @@ class Take:
     residual: bool = False
 
     @property
+    def name(self) -> str:
+        """What the files of its stems are called."""
+        return f"{self.slot}-{self.serial}"
+
+    @property
     def done(self) -> float:
         """Share of the work that is done, 0 to 1."""
         return self.ready / self.frames if self.frames else 1.0
@@ -256,7 +263,7 @@ def forget(song: Song, *slots: str) -> None:
     """Delete takes and what was made of them; what was made of others stays."""
     for slot in slots:
         take = load_take(song, slot)
-        for path in song.folder.glob(f"{slot}.*"):
+        for path in song.folder.glob(f"{slot}[.-]*"):
             path.unlink(missing_ok=True)
         if take is not None:
             for folder in (song.folder / "exports").glob(f"{take.serial}-*"):
@@ -272,7 +279,7 @@ def fork(song: Song, *slots: str) -> Song:
     folder = song.folder.parent / new_token()
     folder.mkdir(mode=0o700)
     for name in ("mixture", *slots):
-        for path in song.folder.glob(f"{name}.*"):
+        for path in song.folder.glob(f"{name}[.-]*"):
             try:
                 os.link(path, folder / path.name)
             except OSError:  # a file system without links
@@ -307,7 +314,7 @@ def unfinished(song: Song, wanted: Take) -> Take | None:
     if replace(wanted, **progress) != take:  # it was asked for otherwise
         return None
     try:
-        sizes = [(song.folder / f"{take.slot}.{kind}").stat().st_size for kind in KINDS]
+        sizes = [(song.folder / f"{take.name}.{kind}").stat().st_size for kind in KINDS]
     except OSError:
         return None
     enough = [size >= need for size, need in zip(sizes, _sizes(take), strict=True)]
@@ -445,7 +452,7 @@ def title(path: str | Path, tags: Mapping[str, str]) -> str:
 
 
 def samples(song: Song, name: str, sources: int = 1) -> np.ndarray:
-    """The samples of "mixture", "a" or "b" as a memory map `[L, S, C]` of what is there now."""
+    """Samples of "mixture" or of a take's `name`: a memory map `[L, S, C]` of what is there now."""
     return _mapped(song.folder / f"{name}.f32", sources)
 
 
@@ -461,7 +468,7 @@ def _mapped(path: Path, sources: int) -> np.ndarray:
 def read(
     song: Song, name: str, start: int = 0, frames: int | None = None, sources: int = 1
 ) -> Iterator[Tensor]:
-    """Blocks `[S, C, n]` of "mixture", "a" or "b", in bounded memory."""
+    """Blocks `[S, C, n]` of "mixture" or of a take's `name`, in bounded memory."""
     kept = samples(song, name, sources)
     stop = len(kept) if frames is None else min(len(kept), start + frames)
     for at in range(start, stop, READ_FRAMES):
@@ -489,7 +496,7 @@ def separate(
         also: other slots whose takes go with the earlier one.
     """
     sources = len(take.sources)
-    track = Track(song.folder, take.slot, sources, take) if take.ready else None
+    track = Track(song.folder, take.name, sources, take) if take.ready else None
     begun = clock() - take.work
     source = iter(blocks)
     state = "stopped"
@@ -502,7 +509,7 @@ def separate(
                 break
             if track is None:
                 forget(song, take.slot, *also)
-                track = Track(song.folder, take.slot, sources)
+                track = Track(song.folder, take.name, sources)
             track.append(block)
             take = replace(
                 take,

@@ -153,7 +153,7 @@ def _powers(song: Song, take: Take) -> tuple[Tensor, Tensor]:
     """Power of the mixture `[1, R, T]` and the stems `[S, R, T]` of a take's part of the song."""
     config = get_config(take.preset)
     whole = jobs.samples(song, "mixture")[take.start : take.start + take.ready]
-    stems = jobs.samples(song, take.slot, len(take.sources))[: take.ready]
+    stems = jobs.samples(song, take.name, len(take.sources))[: take.ready]
     return power(whole, config), power(stems, config)
 
 
@@ -197,7 +197,7 @@ def _draw_difference(song: Song, a: Take, b: Take) -> go.Figure:
     for take in (a, b):
         config = get_config(take.preset)
         whole = jobs.samples(song, "mixture")[take.start : take.start + both]
-        stems = jobs.samples(song, take.slot, len(take.sources))[:both]
+        stems = jobs.samples(song, take.name, len(take.sources))[:both]
         masks.append(shares(power(stems, config), power(whole, config)))
     figure = _figure(a.sources)
     for row, difference in enumerate(masks[0] - masks[1], 1):

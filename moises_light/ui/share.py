@@ -143,19 +143,15 @@ class Shares:
         with audio.Writer(folder / "mixture.flac", SAMPLE_RATE, CHANNELS, "flac") as writer:
             for block in jobs.read(song, "mixture"):
                 writer.write(block[0] * gain)
-        stored = []
-        for take in takes:
-            take_gain = audio.clip_gain(max(take.peak), "flac")
-            for index, name in enumerate(take.sources):
-                path = folder / f"{take.slot}-{name}.flac"
-                with audio.Writer(path, SAMPLE_RATE, CHANNELS, "flac") as writer:
-                    for block in jobs.read(song, take.slot, 0, take.ready, len(take.sources)):
-                        writer.write(block[index] * take_gain)
-            stored.append({**asdict(take), "gain": take_gain})
+        replaced = ValueError(
+            "this result was replaced while the link was made; create it once more"
+        )
+        try:
+            stored = [self._store_take(folder, song, take) for take in takes]
+        except FileNotFoundError as error:
+            raise replaced from error
         if jobs.load_takes(song) != takes:
-            raise ValueError(
-                "this result was replaced while the link was made; create it once more"
-            )
+            raise replaced
         result = {
             "song": {**asdict(song), "folder": "", "gain": gain},
             "takes": stored,
@@ -163,6 +159,15 @@ class Shares:
             "key": hashlib.sha256(link.key.encode()).hexdigest(),
         }
         (folder / "result.json").write_text(json.dumps(result), encoding="utf-8")
+
+    def _store_take(self, folder: Path, song: Song, take: Take) -> dict[str, Any]:
+        gain = audio.clip_gain(max(take.peak), "flac")
+        for index, name in enumerate(take.sources):
+            path = folder / f"{take.slot}-{name}.flac"
+            with audio.Writer(path, SAMPLE_RATE, CHANNELS, "flac") as writer:
+                for block in jobs.read(song, take.name, 0, take.ready, len(take.sources)):
+                    writer.write(block[index] * gain)
+        return {**asdict(take), "gain": gain}
 
     def look(self, token: object) -> dict[str, Any] | None:
         """What a link holds, or `None` if there is no such link (any more)."""
@@ -231,7 +236,7 @@ class Shares:
             audio.stream(source / f"{take.slot}-{name}.flac", SAMPLE_RATE, CHANNELS)
             for name in take.sources
         ]
-        with closing(Track(song.folder, take.slot, len(take.sources))) as track:
+        with closing(Track(song.folder, take.name, len(take.sources))) as track:
             for blocks in zip(*stems, strict=True):
                 track.append(jobs.stack(blocks) / gain)
         replace(take, ready=track.frames).save(song)
