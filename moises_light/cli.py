@@ -74,7 +74,7 @@ def make_parser(command: Sequence[str] = ()) -> argparse.ArgumentParser:
     _add_separate_arguments(commands.add_parser("separate", help=help_, description=help_))
     help_ = "list the presets: size, range, weights, quality"
     _add_presets_arguments(commands.add_parser("presets", help=help_, description=help_))
-    help_ = "open the page in a browser"
+    help_ = "serve the page on this machine"
     _add_app_arguments(commands.add_parser("app", help=help_, description=help_))
     for name, help_ in FORWARDED.items():
         forwarded = commands.add_parser(name, help=help_, description=help_)
@@ -375,7 +375,8 @@ def _add_separate_arguments(parser: argparse.ArgumentParser) -> None:
         choices=PRECISIONS,
         default="auto",
         help="of the network; auto is bfloat16 on a CPU that has instructions for it, which takes "
-        "less time and changes nothing to be heard (default: %(default)s)",
+        "less time and changes each stem by less than a thousandth of its energy "
+        "(default: %(default)s)",
     )
     add(
         "--format",

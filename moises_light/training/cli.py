@@ -20,16 +20,26 @@ from moises_light.training.corpus import SPLITS
 
 
 def add_train_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--corpus", type=Path, default=Path("corpus"), help="folder of the corpus")
+    parser.add_argument("--corpus", type=Path, default=Path("corpus"), help="default: %(default)s")
     parser.add_argument("--folder", type=Path, required=True, help="of the run; an old one goes on")
-    parser.add_argument("--device", default="cpu", choices=("cpu", "cuda", "mps"))
     parser.add_argument(
-        "--workers", type=at_least(0), default=1, help="processes that draw examples"
+        "--device", default="cpu", choices=("cpu", "cuda", "mps"), help="default: %(default)s"
+    )
+    parser.add_argument(
+        "--workers",
+        type=at_least(0),
+        default=1,
+        help="processes that draw examples (default: %(default)s)",
     )
     parser.add_argument(
         "--threads", type=at_least(0), default=0, help="threads of torch; its choice if 0"
     )
-    parser.add_argument("--save-minutes", type=float, default=5.0, help="between two saved states")
+    parser.add_argument(
+        "--save-minutes",
+        type=float,
+        default=5.0,
+        help="between two saved states (default: %(default)s)",
+    )
     parser.add_argument(
         "--log-steps", type=at_least(1), default=10, help="that a line of the log sums up"
     )
@@ -130,7 +140,10 @@ def add_evaluate_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--segment", type=float, default=6.0, help="seconds (default: %(default)s)")
     parser.add_argument("--device", default="cpu", choices=("cpu", "cuda", "mps"))
     parser.add_argument(
-        "--precision", default="float32", choices=PRECISIONS, help="of the network's transformers"
+        "--precision",
+        default="float32",
+        choices=PRECISIONS,
+        help="of the network's transformers (default: %(default)s)",
     )
     parser.add_argument(
         "--threads", type=at_least(0), default=0, help="threads of torch; its choice if 0"

@@ -15,12 +15,12 @@ stop at any moment and a training run may read while a build goes on.
 
 from __future__ import annotations
 
+import argparse
 import csv
 import json
 import logging
 import os
 import re
-import sys
 import zlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -36,6 +36,11 @@ SAMPLE_RATE = 44100
 BACKED_SPLITS = ("backed", "in_key")
 """Splits of held-out singers before held-out backings; a corpus may lack them."""
 SPLITS = ("train", "heldout", *BACKED_SPLITS)
+_WHAT_MAKES = {
+    "train": "--songs SONGS",
+    "heldout": "--banks BANKS --heldout 16",
+    **dict.fromkeys(BACKED_SPLITS, "--banks BANKS --backings BACKINGS --heldout 16"),
+}
 KINDS = ("song", "band", "bank", "backing")
 BACKING = "backing"
 """Row of a track that holds a whole band without a singer: drums, bass and other in one."""
@@ -225,8 +230,8 @@ class Corpus:
         self.index = self.folder / "index.jsonl"
         if not self.index.is_file():
             raise ValueError(
-                f"no corpus at {self.folder}: {self.index.name} is missing; "
-                f"make one with python -m moises_light.training.build {folder}"
+                f"no corpus at {self.folder}: {self.index.name} is missing; make one with "
+                f"python -m moises_light.training.build {folder} {_WHAT_MAKES[split]}"
             )
         self.tracks: list[Track] = []
         self._read = 0
@@ -369,11 +374,12 @@ def describe(folder: Path | str) -> str:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    given = list(sys.argv[1:] if arguments is None else arguments)
-    if len(given) != 1:
-        print("usage: python -m moises_light.training.corpus FOLDER", file=sys.stderr)
-        return 2
-    for line in describe(given[0]).splitlines():
+    parser = argparse.ArgumentParser(
+        prog="python -m moises_light.training.corpus",
+        description="Hours for each source, and the licences of everything in a corpus.",
+    )
+    parser.add_argument("folder", type=Path, help="of the corpus")
+    for line in describe(parser.parse_args(arguments).folder).splitlines():
         tell(line)
     return 0
 

@@ -248,8 +248,8 @@ def _licence_lines(card: Mapping[str, Any]) -> Iterator[str]:
     if card["licences"]:
         yield (
             f"- licences of the material: {', '.join(card['licences'])}; every source by name, "
-            f"author and licence: `python -m moises_light.training.corpus`, for the weights of "
-            f"this project `docs/corpus.md`"
+            f"author and licence: for the weights of this project `docs/corpus.md`, for a corpus "
+            f"of your own `python -m moises_light.training.corpus FOLDER`"
         )
     if unknown := card.get("unlicensed", ()):
         told = ", ".join(unknown[:5]) + (" and more" if len(unknown) > 5 else "")

@@ -37,7 +37,7 @@ FORMATS = [
     ("MP3", "mp3"),
 ]
 DEFAULT, DEFAULT_B = DEFAULT_PRESET, "paper_small"
-"""Presets that the page begins with, where they have weights: the best, and the lightest."""
+"""Presets that the page begins with, where they have weights: nearly the best, and the lightest."""
 
 EXAMPLE = EXAMPLES / "francium.mp3"
 QUIET: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
