@@ -24,6 +24,7 @@ from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from fractions import Fraction
 from itertools import chain
+from numbers import Real
 from pathlib import Path
 from types import MappingProxyType, TracebackType
 from typing import Any, BinaryIO
@@ -261,8 +262,9 @@ def stream(
     """
     if channels not in (1, 2):
         raise ValueError(f"channels={channels}; choose 1 (mono) or 2 (stereo)")
-    if sample_rate < 1:
-        raise ValueError(f"sample_rate={sample_rate} Hz; choose more than 0, for example 44100")
+    sample_rate = _whole_rate(sample_rate)
+    if max_seconds is not None and not max_seconds > 0:  # NaN would limit nothing
+        raise ValueError(f"max_seconds={max_seconds}; choose more than 0, or None for no limit")
     if not 0 <= start < math.inf:
         raise ValueError(f"start={start} s; choose 0 or more")
     if seconds is not None and not 0 < seconds < math.inf:
@@ -346,10 +348,14 @@ def _between(
     decoded: Iterable[tuple[int, np.ndarray]], start: float, stop: float | None
 ) -> Iterator[tuple[int, np.ndarray]]:
     """Keep what lies between two places, in seconds."""
-    done = 0
+    before = 0.0  # seconds up to where the file last changed its rate
+    done = at = 0  # frames since then, and their rate
     for rate, block in decoded:
-        first = max(round(start * rate) - done, 0)
-        last = len(block) if stop is None else max(round(stop * rate) - done, 0)
+        if rate != at:
+            before += done / at if at else 0.0
+            done, at = 0, rate
+        first = max(round((start - before) * rate) - done, 0)
+        last = len(block) if stop is None else max(round((stop - before) * rate) - done, 0)
         done += len(block)
         yield rate, block[first:last]
         if last < len(block):
@@ -396,8 +402,7 @@ def resampled(blocks: Iterable[Tensor], rate: int, sample_rate: int) -> Iterator
     Raises:
         ValueError: if a rate is outside what can be read.
     """
-    for given in (rate, sample_rate):
-        _check_rate(given)
+    rate, sample_rate = _whole_rate(rate), _whole_rate(sample_rate)
     if rate == sample_rate:
         yield from blocks
         return
@@ -517,7 +522,7 @@ def check_format_rate(format: str, sample_rate: int) -> None:
     Raises:
         ValueError: if it cannot; MP3 knows nine, FLAC has high ones in tens of Hz.
     """
-    _check_rate(sample_rate)
+    sample_rate = _whole_rate(sample_rate)
     if _encoding(format).container == "MP3" and sample_rate not in MP3_RATES:
         raise ValueError(
             f"{format} has no {sample_rate} Hz; choose another format, or one of "
@@ -527,10 +532,18 @@ def check_format_rate(format: str, sample_rate: int) -> None:
         raise ValueError(f"{format} has no {sample_rate} Hz; choose another format or rate")
 
 
-def _check_rate(sample_rate: int) -> None:
+def _whole_rate(sample_rate: float) -> int:
+    """A rate as the libraries take it: one that came as 44100.0 would fail in them, and late."""
     low, high = SAMPLE_RATES
-    if not low <= sample_rate <= high:
-        raise ValueError(f"a rate of {sample_rate} Hz; choose {low} to {high} Hz")
+    if (
+        not isinstance(sample_rate, Real)
+        or not low <= sample_rate <= high  # nor NaN
+        or int(sample_rate) != sample_rate
+    ):
+        raise ValueError(
+            f"a rate of {sample_rate!r} Hz; choose a whole number from {low} to {high}"
+        )
+    return int(sample_rate)
 
 
 def _check_channels(path: Path, format: str, channels: int) -> None:
@@ -921,7 +934,7 @@ def save(
     sample_rate: int = 44_100,
     format: str | None = None,
     *,
-    tags: Mapping[str, str] | None = None,
+    tags: Mapping[str, str | None] | None = None,
 ) -> float:
     """Write a file; what would clip is turned down as a whole.
 
@@ -964,7 +977,7 @@ class Writer:
     """Write a file block by block. It appears under its name when it is complete.
 
     Args:
-        path: the file; its folder must exist.
+        path: the file; its folder must exist. Where it is a link, what that points to is written.
         sample_rate: in Hz.
         channels: audio channels, `C`.
         format: one of `FORMATS`; `None` takes the first that has the path's extension.
@@ -988,17 +1001,19 @@ class Writer:
         channels: int = 2,
         format: str | None = None,
         *,
-        tags: Mapping[str, str] | None = None,
+        tags: Mapping[str, str | None] | None = None,
         frames: int | None = None,
     ) -> None:
         self.path = Path(path)
         self.channels = channels
         self.peak = 0.0
         self.frames = 0
+        sample_rate = _whole_rate(sample_rate)
         format = format or _format_of(self.path)
         self._encoding = encoding = _encoding(format)
         check_format_rate(format, sample_rate)
         _check_channels(self.path, format, channels)
+        _refuse_devices(self.path)
         tags = _checked_tags(tags)
         # libsndfile hands UTF-8 to LAME, which calls it Latin-1: an mp3's tags are written here
         self._id3 = _id3(tags) if encoding.container == "MP3" else b""
@@ -1006,7 +1021,8 @@ class Writer:
         fits = MAX_WAV // width
         large = encoding.container == "WAV" and frames is not None and frames > fits
         self._limit = fits if encoding.container == "WAV" and not large else None
-        self._part = _hidden(self.path)
+        self._target = Path(os.path.realpath(path)) if os.path.islink(path) else self.path
+        self._part = _hidden(self._target)
         try:
             self._file = sf.SoundFile(
                 _for_libsndfile(self._part),
@@ -1069,7 +1085,7 @@ class Writer:
             with sf.SoundFile(_for_libsndfile(self._part)) as written:
                 if written.frames != self.frames:
                     raise OSError("the disk may be full")
-            os.replace(self._part, self.path)
+            os.replace(self._part, self._target)
         except (sf.SoundFileError, OSError) as error:
             raise _cannot_write(self.path, error) from error
         finally:
@@ -1077,7 +1093,7 @@ class Writer:
 
     def _put_in_front(self, data: bytes) -> None:
         """Let the hidden file begin with these bytes."""
-        plain, self._part = self._part, _hidden(self.path)
+        plain, self._part = self._part, _hidden(self._target)
         try:
             with plain.open("rb") as source, self._part.open("xb") as target:
                 target.write(data)
@@ -1108,7 +1124,8 @@ class GrowingWriter:
 
     Raises:
         AudioError: if the file cannot be written.
-        ValueError: if a block has another shape or holds NaN or infinity.
+        ValueError: if wav has no such rate or not so many channels, or a block has another shape
+            or holds NaN or infinity.
     """
 
     def __init__(self, path: Path_, sample_rate: int = 44_100, channels: int = 2) -> None:
@@ -1116,6 +1133,9 @@ class GrowingWriter:
         self.channels = channels
         self.frames = 0
         self.peak = 0.0
+        sample_rate = _whole_rate(sample_rate)
+        _check_channels(self.path, "wav16", channels)
+        _refuse_devices(self.path)
         try:
             self._file = self.path.open("wb")
             self._wave = wave.open(self._file, "wb")  # noqa: SIM115
@@ -1125,16 +1145,25 @@ class GrowingWriter:
             self._wave.writeframes(b"")
             self._file.flush()
         except OSError as error:
+            if hasattr(self, "_wave"):  # left open, it would complain when it is collected
+                with suppress(AudioError):
+                    self.close()
             raise _cannot_write(self.path, error) from error
 
     def __enter__(self) -> GrowingWriter:
         return self
 
-    def __exit__(self, *_: object) -> None:
-        self.close()
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        try:
+            self.close()
+        except AudioError:
+            if kind is None:  # or it would hide what stopped the work
+                raise
 
     def write(self, block: Tensor) -> None:
         """Append a block `[C, n]`."""
+        if self._file.closed:
+            raise AudioError(f"cannot write {self.path.name}: it was closed")
         samples = _checked(block, self.channels).T.numpy()
         self.peak = max(self.peak, float(np.abs(samples).max(initial=0.0)))
         if (self.frames + len(samples)) * 2 * self.channels > MAX_WAV:
@@ -1148,9 +1177,13 @@ class GrowingWriter:
 
     def close(self) -> None:
         """Close the file, which stays as it is."""
-        with suppress(OSError):
-            self._wave.close()
-        self._file.close()
+        try:
+            try:
+                self._wave.close()
+            finally:
+                self._file.close()
+        except OSError as error:
+            raise _cannot_write(self.path, error) from error
 
 
 WORK = ".stems-"
@@ -1198,11 +1231,11 @@ class StemWriter:
         names: Sequence[str] | Mapping[str, str],
         format: str = "wav16",
         sample_rate: int = 44_100,
-        tags: Mapping[str, str] | None = None,
+        tags: Mapping[str, str | None] | None = None,
     ) -> None:
         self.folder = Path(folder)
         self.format = format
-        self.sample_rate = sample_rate
+        self.sample_rate = _whole_rate(sample_rate)
         self.tags = _checked_tags(tags)
         self.gain = 1.0
         self.peak = 0.0
@@ -1210,13 +1243,15 @@ class StemWriter:
         self.paths: dict[str, Path] = {}
         files = dict(names) if isinstance(names, Mapping) else {name: name for name in names}
         extension = _encoding(format).extension
-        check_format_rate(format, sample_rate)
+        check_format_rate(format, self.sample_rate)
         if not files or len(set(files.values())) < len(names):
             raise ValueError(f"the stems are called {list(names)}; give different names")
         for name in files.values():
             if not name or set(name) & set('/\\:*?"<>|\0'):
                 raise ValueError(f"{name!r} is no name for a file; use letters, digits and spaces")
         self._targets = {stem: self.folder / f"{name}.{extension}" for stem, name in files.items()}
+        for target in self._targets.values():
+            _refuse_devices(target)
         self._channels: int | None = None
         self._finished = False
         self._made: list[Path] = []
@@ -1410,11 +1445,15 @@ def _format_of(path: Path) -> str:
     )
 
 
-def _checked_tags(tags: Mapping[str, str] | None) -> dict[str, str]:
+def _checked_tags(tags: Mapping[str, str | None] | None) -> dict[str, str]:
     unknown = sorted(set(tags or {}) - set(TAGS))
     if unknown:
         raise ValueError(f"the tag {unknown[0]!r} is unknown; choose of {', '.join(TAGS)}")
-    return _clean_tags(tags or {})
+    given = {key: value for key, value in (tags or {}).items() if value is not None}
+    for key, value in given.items():
+        if not isinstance(value, str):
+            raise ValueError(f"the tag {key} is {value!r}; give text, or None to leave it out")
+    return _clean_tags(given)
 
 
 _ID3_FRAMES = {"title": b"TIT2", "artist": b"TPE1", "album": b"TALB"}
@@ -1436,6 +1475,12 @@ def _id3(tags: Mapping[str, str]) -> bytes:
         return b""
     size = bytes(len(frames) >> shift & 0x7F for shift in (21, 14, 7, 0))  # seven bits each
     return b"ID3\3\0\0" + size + frames
+
+
+def _refuse_devices(path: Path) -> None:
+    """A file would take the place of a pipe, and whoever reads there would wait for ever."""
+    if os.path.exists(path) and not (os.path.isfile(path) or os.path.isdir(path)):
+        raise AudioError(f"cannot write {path.name}: it is a pipe or a device; name a file")
 
 
 def _hidden(path: Path) -> Path:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import reprlib
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, fields, replace
 from types import MappingProxyType
@@ -11,6 +12,12 @@ SOURCES = ("vocals", "drums", "bass", "other")
 
 DEFAULT_PRESET = "paper_large"
 """Preset that separates where none is named: nearly the best with weights, and not the slowest."""
+
+
+MOST = 2**20
+"""Largest number of a config: what a file says may be anything, and torch counts to 2**63."""
+MOST_NAMES = 64
+"""Most sources, and most audio channels."""
 
 
 @dataclass(frozen=True)
@@ -41,7 +48,7 @@ class Config(Mapping[str, Any]):
         sample_rate: sample rate that the network is meant for, in Hz.
 
     Raises:
-        ValueError: if the values do not fit together.
+        ValueError: if the values do not fit together, or one is beyond `MOST` or `MOST_NAMES`.
 
     Source: Moises-Light, sec. 3, and the package `moises-light` 0.1.0 where the paper is silent.
     """
@@ -84,6 +91,8 @@ class Config(Mapping[str, Any]):
     def _check_sources(self) -> None:
         if not self.sources:
             raise ValueError("sources is empty; name at least one, for example ['vocals']")
+        if len(self.sources) > MOST_NAMES:
+            raise ValueError(f"sources has {len(self.sources)} names; give at most {MOST_NAMES}")
         for name in self.sources:
             if not isinstance(name, str) or not name:
                 raise ValueError(f"sources holds {name!r}; every source is a name such as 'vocals'")
@@ -98,6 +107,9 @@ class Config(Mapping[str, Any]):
             least = 0 if field.name in ("n_dec", "n_rope") else 1
             if isinstance(value, bool) or not isinstance(value, int) or value < least:
                 raise ValueError(f"{field.name}={value!r}; it must be a whole number >= {least}")
+            most = MOST_NAMES if field.name == "audio_channels" else MOST
+            if value > most:
+                raise ValueError(f"{field.name}={reprlib.repr(value)}; choose at most {most}")
         if self.G % self.n_bands:
             below = self.G - self.G % self.n_bands
             nearest = [g for g in (below, below + self.n_bands) if g]

@@ -747,15 +747,14 @@ class MoisesLight(nn.Module):
         return self.bottleneck.split_merge(x), skips
 
     def decode(self, x: Tensor, skips: list[Tensor]) -> Tensor:
-        """Decoder and source head; takes the skips away. Shape: `[S, C, N, K F, 2]`, float32."""
+        """Decoder and source head; takes the skips away. Shape: `[S, C, N, F, 2]`, float32."""
         for up, block in zip(self.dec_heavy_us, self.dec_heavy_blocks, strict=True):
             x = block(up(x) * skips.pop())
         for up in self.dec_light_us:
             x = up(x) * skips.pop()
-        x = rearrange(self.final_conv(x), "f n (k d) -> f n k d", k=self.config.n_bands)
+        x = merge_bands(self.final_conv(x), self.config.n_bands)
         x = functional.linear(x, self.source_head.weight[:, :, 0, 0], self.source_head.bias)
-        shape = {"s": len(self.sources), "r": 2}
-        return rearrange(x, "f n k (s c r) -> s c n (k f) r", **shape).float()
+        return rearrange(x, "f n (s c r) -> s c n f r", s=len(self.sources), r=2).float()
 
     def _padding(self, n_samples: int) -> int:
         """Zeros to append: at least one, to whole hops, and frames that `n_enc` halvings divide.

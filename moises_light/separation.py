@@ -20,6 +20,9 @@ from torch import Tensor, nn
 MAX_SEGMENT = 600.0
 """Longest segment in seconds: beyond it a network would need tens of gigabytes."""
 
+MAX_BATCH = 1024
+"""Most segments that go through the network together."""
+
 MAX_SHIFT = 0.5
 """Time shifts lie below so many seconds, as demucs has them."""
 
@@ -78,7 +81,7 @@ def crossfade(length: int, overlap_length: int, *, rise: bool = True, fall: bool
         rise: whether a segment comes before it; the first one of a song starts at full weight.
         fall: whether one comes after it.
 
-    Shape: `[l]`, float64, all above zero.
+    Shape: `[l]`, float64, on the CPU, all above zero.
 
     >>> crossfade(6, 2).mul(3).round().tolist()
     [1.0, 2.0, 3.0, 3.0, 2.0, 1.0]
@@ -98,7 +101,7 @@ def crossfade(length: int, overlap_length: int, *, rise: bool = True, fall: bool
     # The two add up to one. Above an overlap of one half the ramps of one segment meet (a
     # triangle is left) and three or more segments share a sample, so `overlap_add` divides by the
     # sum of the weights; no weight is zero, so neither is the sum.
-    ramp = torch.arange(1, length + 1, dtype=torch.float64)
+    ramp = torch.arange(1, length + 1, dtype=torch.float64, device="cpu")
     weight = torch.full_like(ramp, overlap_length + 1)
     if rise:
         weight = torch.minimum(weight, ramp)
@@ -119,12 +122,15 @@ def cut(chunks: Iterable[Tensor], length: int, hops: Iterator[int]) -> Iterator[
         length: samples of a segment.
         hops: samples from each segment's start to the next one's, at most `length`, without end.
     """
-    ring = torch.empty(0, length)  # the last `length` samples, the oldest at `received % length`
+    # the last `length` samples, the oldest at `received % length`
+    ring = torch.empty(0, length, device="cpu")
     received = start = 0
     due = length  # samples that the segment at `start` still lacks
     for chunk in chunks:
         if not received:
-            ring = chunk.new_empty(chunk.shape[0], length)
+            # the caller may leave its inference mode before the next piece, which goes here, too
+            with torch.inference_mode(False):
+                ring = chunk.new_empty(chunk.shape[0], length)
         while chunk.shape[-1]:
             if not due:
                 due = next(hops)
@@ -132,10 +138,10 @@ def cut(chunks: Iterable[Tensor], length: int, hops: Iterator[int]) -> Iterator[
                 yield Segment(audio, start, context=0, finished=start + due)
                 start += due
             piece, chunk = chunk[:, :due], chunk[:, due:]
-            places = torch.arange(received, received + piece.shape[-1]) % length
-            ring[:, places] = piece
-            received += piece.shape[-1]
-            due -= piece.shape[-1]
+            end = received + piece.shape[-1]
+            ring[:, torch.arange(received, end, device=ring.device) % length] = piece
+            due -= end - received
+            received = end
     if received:
         full = received >= length
         audio = ring.roll(-(received % length), -1) if full else ring[:, :received]
@@ -166,7 +172,7 @@ def overlap_add(
     Shape: blocks `[S, C, n]`, float32, on the CPU, one after the other the whole song.
     """
     tail: Tensor | None = None  # weighted sums of what is not finished, [S, C, overlap]
-    tail_weight = torch.empty(0)
+    tail_weight = torch.empty(0, device="cpu")
     for segment, sources in separated:
         used = sources[..., segment.context :]
         length, done = used.shape[-1], segment.finished - segment.start
@@ -194,7 +200,7 @@ def shift_offsets(shifts: int, limit: int, seed: int) -> list[int]:
     if not shifts:
         return [0]
     generator = torch.Generator().manual_seed(seed)
-    return torch.randperm(limit, generator=generator)[:shifts].tolist()
+    return torch.randperm(limit, generator=generator, device="cpu")[:shifts].tolist()
 
 
 def hop_lengths(hop_length: int, offsets: Sequence[int]) -> Iterator[int]:
@@ -233,7 +239,7 @@ def with_sides(audio: Tensor, sample_rate: int) -> Tensor:
     n = middle.shape[-1]
     padded = n + 2 * round(SIDES_LATER * sample_rate)  # or its end would sound at its beginning
     padded += -padded % 4096  # lengths with a large prime factor take long
-    hertz = torch.fft.rfftfreq(padded, 1 / sample_rate)
+    hertz = torch.fft.rfftfreq(padded, 1 / sample_rate, device=audio.device)
     rise = torch.sigmoid(6 * torch.log2(hertz.clamp(min=1.0) / SIDES_FROM))
     later = torch.exp(-2j * torch.pi * SIDES_LATER * hertz)
     spectrum = torch.fft.rfft(middle, n=padded) * rise * later
@@ -283,8 +289,8 @@ class Separator:
         overlap: share of a segment that it has in common with the next one, 0 to 0.9.
         shifts: passes over the song, each cut at other places by less than `MAX_SHIFT` seconds,
             whose mean is taken: better by a little, slower by that factor. 0 and 1 mean one pass.
-        batch_size: segments that go through the network together. The first one goes alone, so
-            that the first block is there as soon as can be.
+        batch_size: segments that go through the network together, at most `MAX_BATCH`. The first
+            one goes alone, so that the first block is there as soon as can be.
         residual: name of the source that gets what no source claimed, so that all of them add up
             to the mixture; `None` leaves the sources as the network gave them.
         device: where the network runs: `cpu`, `cuda`, `cuda:1`, `mps` ...
@@ -294,8 +300,8 @@ class Separator:
             no sides for a bass.
 
     Raises:
-        ValueError: if an argument is outside its range, a device is not there, or `residual`
-            is no source of the model.
+        ValueError: if an argument is outside its range, a device is not there, the model's sources
+            are one text, or `residual` is no source of the model.
 
     >>> class Identity:
     ...     sources, sample_rate = ("all",), 8000
@@ -320,6 +326,11 @@ class Separator:
     ) -> None:
         self.model = model
         self.widen_mono = widen_mono
+        if isinstance(model.sources, str):
+            raise ValueError(
+                f"the model's sources are the text {model.sources!r}; "
+                f"let it have a list of names, for example [{model.sources!r}]"
+            )
         self.sources = tuple(model.sources)
         self.sample_rate = int(model.sample_rate)
         self.device = device_of(device)
@@ -332,6 +343,8 @@ class Separator:
         for name, number, least in (("batch_size", batch_size, 1), ("shifts", shifts, 0)):
             if isinstance(number, bool) or not isinstance(number, int) or number < least:
                 raise ValueError(f"{name}={number!r}; choose a whole number >= {least}")
+        if batch_size > MAX_BATCH:
+            raise ValueError(f"batch_size={batch_size}; choose at most {MAX_BATCH}")
         if residual is not None and residual not in self.sources:
             raise ValueError(
                 f"residual={residual!r} is no source of this model; "
@@ -398,7 +411,8 @@ class Separator:
         one after the first segment (which starts when the song goes on behind it). What is held
         between blocks does not grow with the song: its last segment, one batch of segments with
         what the model made of them, and one overlap of each source.
-        Closing this generator, or leaving its loop, closes the iterator that the song came from.
+        Closing this generator once it has begun, or leaving its loop, closes the iterator that the
+        song came from.
 
         Args:
             mixture: `[C, L]`, or an iterable of pieces `[C, n]` of any sizes, at `sample_rate`;
@@ -409,8 +423,8 @@ class Separator:
         Raises:
             ValueError: if the mixture is empty, has the wrong number of channels, is not made of
                 finite floating-point numbers, or if the model gives another shape than
-                `[B, S, C, l]` or numbers that are not finite. A whole tensor is refused at once,
-                a piece when its turn comes.
+                `[B, S, C, l]` or numbers that are complex or not finite. A whole tensor is refused
+                at once, a piece when its turn comes.
         """
         if isinstance(mixture, Tensor):
             if mixture.dim() == 2 and not mixture.shape[-1]:
@@ -453,6 +467,8 @@ class Separator:
             raise ValueError(
                 f"the model gave {came} for {list(mixtures.shape)}, not {list(expected)}"
             )
+        if estimates.is_complex():
+            raise ValueError(f"the model gave complex numbers ({estimates.dtype}); give real ones")
         if self.device.type == "mps":
             estimates = estimates.cpu()  # MPS has no double precision
         for segment, estimate, flat in zip(batch, estimates, mono, strict=True):

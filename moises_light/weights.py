@@ -148,7 +148,7 @@ def load(path: str | Path) -> Checkpoint:
     _check_size(path, config, len(state_dict))
     try:
         expected = _expected(config)
-    except RuntimeError as error:
+    except (RuntimeError, TypeError, OverflowError) as error:
         raise ValueError(f"{path} describes a network that is too large for torch") from error
     problems = _differences(expected, state_dict)
     problems += [f"{key} is not finite" for key in _not_finite(state_dict)]
@@ -212,7 +212,8 @@ def save(
 
     Raises:
         ValueError: if a weight is not finite (in that dtype), the tensors are not those of the
-            model's config, as those of a compiled one, or the metadata is not as above.
+            model's config, as those of a compiled one, the metadata is not as above, or the file
+            cannot be written.
     """
     path = Path(path)
     check_name(path)
@@ -252,21 +253,30 @@ def _stored_dtype(x: Tensor, dtype: torch.dtype) -> torch.dtype:
 def write_tensors(
     path: str | Path, tensors: Mapping[str, Tensor], header: Mapping[str, str]
 ) -> None:
-    """Write a safetensors file of any content; it is whole or it is not there."""
+    """Write a safetensors file of any content; it is whole or it is not there.
+
+    Raises:
+        ValueError: if it cannot be written, or the header is larger than safetensors reads.
+    """
     path = Path(path)
-    # safetensors wants tensors that share no memory, each in one piece
-    data = to_bytes({key: x.contiguous().clone() for key, x in tensors.items()}, dict(header))
-    path.parent.mkdir(parents=True, exist_ok=True)
     # the file's own name may be as long as a name can be
     part = path.with_name(f".{os.getpid()}-{secrets.token_hex(4)}.part")
     try:
-        with part.open("xb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        part.replace(path)
-    finally:
-        part.unlink(missing_ok=True)
+        # safetensors wants tensors that share no memory, each in one piece
+        data = to_bytes({key: x.contiguous().clone() for key, x in tensors.items()}, dict(header))
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            with part.open("xb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+            part.replace(path)
+        finally:
+            part.unlink(missing_ok=True)
+    except (SafetensorError, OSError) as error:
+        # without the name of the hidden file, which nobody gave
+        reason = getattr(error, "strerror", None) or error
+        raise ValueError(f"{path} cannot be written: {reason}") from error
 
 
 def read_tensors(path: str | Path) -> tuple[dict[str, Tensor], dict[str, str]]:

@@ -375,6 +375,24 @@ def test_a_part_of_a_long_file_is_not_too_long(tmp_path: Path) -> None:
     assert load(tmp_path / "a.flac", max_seconds=15, start=10, seconds=1).shape == (2, RATE)
 
 
+@pytest.mark.parametrize("start", [0.0, 1.0, 2.5])
+@pytest.mark.parametrize("seconds", [0.5, 2.0, None])
+def test_a_part_of_a_file_that_changes_its_rate_is_in_its_place(
+    tmp_path: Path, start: float, seconds: float | None
+) -> None:
+    for rate in (22_050, RATE):
+        save(tmp_path / f"{rate}.mp3", tensor(stereo(2.0, rate)), rate)
+    path = tmp_path / "joined.mp3"
+    path.write_bytes(b"".join((tmp_path / f"{r}.mp3").read_bytes() for r in (22_050, RATE)))
+    whole = load(path)
+    expected = whole[:, round(start * RATE) :][:, : seconds and round(seconds * RATE)]
+    part = load(path, start=start, seconds=seconds)
+    assert abs(part.shape[-1] - expected.shape[-1]) <= 1  # the resampler's rounding
+    n = part.shape[-1]
+    # apart from the cut itself, at which the resampler hears silence on the other side
+    assert sdr(expected[:, 500 : n - 500], part[:, 500 : n - 500]) > 80
+
+
 @pytest.mark.parametrize(("rate", "seconds"), [(RATE, 1e-6), (4000, 3e-5)])
 def test_a_part_without_a_sample_says_so(tmp_path: Path, rate: int, seconds: float) -> None:
     save(tmp_path / "a.wav", noise(2, 5 * RATE))
@@ -804,7 +822,12 @@ def test_what_is_no_file_is_refused(tmp_path: Path) -> None:
     ("options", "message"),
     [
         ({"channels": 3}, "channels=3; choose 1"),
-        ({"sample_rate": 0}, "sample_rate=0 Hz"),
+        ({"sample_rate": 0}, "a rate of 0 Hz; choose a whole number from 4000 to 384000"),
+        ({"sample_rate": float("inf")}, "a rate of inf Hz"),
+        ({"sample_rate": float("nan")}, "a rate of nan Hz"),
+        ({"sample_rate": 22_050.5}, "a rate of 22050.5 Hz"),
+        ({"sample_rate": "22050"}, "a rate of '22050' Hz"),
+        ({"max_seconds": float("nan")}, "max_seconds=nan; choose more than 0, or None"),
         ({"start": -1}, "start=-1 s; choose 0 or more"),
         ({"start": float("inf")}, "start=inf s; choose 0 or more"),
         ({"seconds": 0}, "seconds=0; choose more than 0"),
@@ -949,6 +972,11 @@ def test_tags_come_back(tmp_path: Path, format: str) -> None:
     assert dict(probe(path).tags) == {}
 
 
+def test_a_tag_that_is_none_is_left_out(tmp_path: Path) -> None:
+    save(tmp_path / "a.flac", noise(2, 100), tags={"title": "Go", "artist": None})
+    assert probe(tmp_path / "a.flac").tags == {"title": "Go"}
+
+
 def test_long_tags_of_other_scripts_come_back_from_an_mp3(tmp_path: Path) -> None:
     """As others read them, too: with LAME's own they were cut, or Latin-1."""
     path = tmp_path / "a.mp3"
@@ -1028,7 +1056,15 @@ def test_a_wav_beyond_its_format_is_refused_or_becomes_rf64(
         (lambda f: save(f / "a.wav", torch.zeros(2, 10), tags={"mood": "x"}), "tag 'mood' is unk"),
         (lambda f: save(f / "no" / "a.wav", torch.zeros(2, 10)), "there is no folder"),
         (lambda f: save(f / "a.mp3", torch.zeros(2, 10), 12_345), "mp3 has no 12345 Hz; choose"),
-        (lambda f: Writer(f / "a.wav", 0), "a rate of 0 Hz; choose 4000 to 384000 Hz"),
+        (lambda f: Writer(f / "a.wav", 0), "a rate of 0 Hz; choose a whole number from 4000 to"),
+        (lambda f: Writer(f / "a.wav", "44100"), "a rate of '44100' Hz"),
+        (lambda f: StemWriter(f / "s", ["a"], sample_rate=44_100.5), "a rate of 44100.5 Hz"),
+        (lambda f: GrowingWriter(f / "a.wav", 0), "a rate of 0 Hz"),
+        (lambda f: GrowingWriter(f / "a.wav", channels=0), "cannot write a.wav: 0 channels"),
+        (
+            lambda f: save(f / "a.wav", torch.zeros(2, 10), tags={"title": 3}),
+            "the tag title is 3; give text, or None",
+        ),
         (lambda f: StemWriter(f / "s", ["a"], "mp3", 96_000), "mp3 has no 96000 Hz; choose"),
         (lambda f: save(f / "a.mp3", torch.zeros(6, 10)), "cannot write a.mp3: 6 channels, and 2"),
         (
@@ -1062,6 +1098,41 @@ def test_a_place_that_cannot_be_written_says_why(tmp_path: Path) -> None:
     shutil.rmtree(tmp_path / "gone")
     with pytest.raises(AudioError, match=r"cannot write a\.wav: there is no folder .*gone"):
         writer.close()
+
+
+def test_a_rate_of_whole_hertz_may_be_a_float(tmp_path: Path) -> None:
+    with StemWriter(tmp_path, ["a"], "flac", 44_100.0) as stems:
+        stems.write(torch.zeros(1, 2, 10))
+    with GrowingWriter(tmp_path / "b.wav", np.float64(8000)) as writer:
+        writer.write(torch.zeros(2, 10))
+    assert [probe(tmp_path / name).sample_rate for name in ("a.flac", "b.wav")] == [44_100, 8000]
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs named pipes")
+def test_a_pipe_or_a_device_is_refused_and_stays(tmp_path: Path) -> None:
+    pipe = tmp_path / "a.wav"
+    os.mkfifo(pipe)
+    for call in (
+        lambda: Writer(pipe),
+        lambda: GrowingWriter(pipe),
+        lambda: StemWriter(tmp_path, ["a"]),
+        lambda: Writer("/dev/null", format="wav16"),
+    ):
+        with pytest.raises(AudioError, match=r"cannot write .*: it is a pipe or a device; name a"):
+            call()
+    assert pipe.is_fifo()
+    assert list(tmp_path.iterdir()) == [pipe]
+
+
+@pytest.mark.skipif(os.name == "nt", reason="needs rights for links")
+def test_a_link_stays_and_what_it_points_to_is_written(tmp_path: Path) -> None:
+    (tmp_path / "disk").mkdir()
+    link, target = tmp_path / "a.mp3", tmp_path / "disk" / "b.mp3"
+    link.symlink_to(Path("disk") / "b.mp3")
+    save(link, noise(2, 1000), tags={"title": "Go"})
+    assert link.is_symlink()
+    assert load(target).shape[-1] == 1000
+    assert {path.name for path in tmp_path.rglob("*")} == {"a.mp3", "disk", "b.mp3"}
 
 
 CLOSED = """
@@ -1133,6 +1204,8 @@ def test_a_growing_wav_cuts_off_and_tells_the_peak(tmp_path: Path) -> None:
     assert_close(x, torch.tensor([[32_767 / 32_768, -1.0, 0.5]]))
     with pytest.raises(ValueError, match=r"a block has 2 channels, those before had 1"):
         GrowingWriter(tmp_path / "b.wav", 22_050, 1).write(torch.zeros(2, 3))
+    with pytest.raises(AudioError, match=r"cannot write a\.wav: it was closed"):
+        writer.write(torch.zeros(1, 3))
 
 
 # ---------------------------------------------------------------------------------------- stems
@@ -1420,6 +1493,7 @@ def test_a_song_without_blocks_is_refused(tmp_path: Path) -> None:
 
 FULL_DISK = """
     import resource, signal, sys
+    from contextlib import suppress
     from pathlib import Path
     import torch
     from moises_light.audio import FORMATS, AudioError, GrowingWriter, StemWriter, save
@@ -1437,8 +1511,25 @@ FULL_DISK = """
         with GrowingWriter(folder / "growing.wav") as writer:
             writer.write(x[0])
 
+    def growing_slowly():  # so little that it fails in a buffer, which is written once more
+        with GrowingWriter(folder / "growing.wav") as writer:
+            for block in x[0].split(1000, -1):
+                writer.write(block)
+
+    def told_when_closing():
+        writer = GrowingWriter(folder / "growing.wav")
+        with suppress(AudioError):
+            for block in x[0].split(1000, -1):
+                writer.write(block)
+        writer.close()
+
+    def without_a_header():
+        resource.setrlimit(resource.RLIMIT_FSIZE, (10, 60_000))
+        GrowingWriter(folder / "growing.wav")
+
+    growths = (growing, growing_slowly, told_when_closing, without_a_header)
     calls = {f: lambda f=f: save(folder / f"a.{FORMATS[f]}", x[0], format=f) for f in FORMATS}
-    for name, call in {**calls, "stems": stems, "growing": growing}.items():
+    for name, call in {**calls, "stems": stems, **{f.__name__: f for f in growths}}.items():
         try:
             call()
             print(name, "was written")
@@ -1456,4 +1547,4 @@ def test_a_full_disk_is_told_and_leaves_nothing(tmp_path: Path) -> None:
         text=True,
         timeout=60,
     )
-    assert (result.returncode, result.stdout) == (0, ""), result.stderr[-2000:]
+    assert (result.returncode, result.stdout, result.stderr) == (0, "", ""), result.stderr[-2000:]

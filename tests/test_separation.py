@@ -475,6 +475,22 @@ def test_the_callers_code_runs_outside_inference_mode() -> None:
     assert modes
 
 
+def test_a_stream_may_leave_the_inference_mode_that_it_began_in() -> None:
+    x = song(400)
+    blocks = Separator(identity(), segment=1.0).blocks(x)
+    with torch.inference_mode():
+        first = next(blocks)
+    assert torch.equal(torch.cat([first, *blocks], dim=-1)[0], x)
+
+
+def test_the_default_device_does_not_matter() -> None:
+    x = torch.cat([song(400), song(400)[:1].expand(2, -1)], dim=-1)  # stereo, then mono
+    expected = Separator(Net(), segment=1.0, shifts=2)(x)
+    net = Net()
+    with torch.device("meta"):
+        assert torch.equal(Separator(net, segment=1.0, shifts=2)(x), expected)
+
+
 def test_gradients_of_the_mixture_stay_outside() -> None:
     assert not Separator(Net(), segment=1.0)(song(400).requires_grad_()).requires_grad
 
@@ -516,6 +532,7 @@ def test_the_same_on_a_gpu(shifts: int) -> None:
         ({"overlap": float("nan")}, r"overlap=nan"),
         ({"batch_size": 0}, r"batch_size=0; choose a whole number >= 1"),
         ({"batch_size": 1.5}, r"batch_size=1.5; choose a whole number >= 1"),
+        ({"batch_size": 1025}, r"batch_size=1025; choose at most 1024"),
         ({"shifts": 1.0}, r"shifts=1.0; choose a whole number >= 0"),
         ({"shifts": -1}, r"shifts=-1; choose a whole number >= 0"),
         ({"shifts": 51, "segment": 1.0}, r"leaves room for 50; choose fewer shifts"),
@@ -589,6 +606,19 @@ def test_a_model_that_gives_another_shape_is_refused() -> None:
     model = Fake(short=lambda x: x[..., :-1])
     with pytest.raises(ValueError, match=r"gave \[1, 1, 2, 99\] for \[1, 2, 100\], not \[1, 1, 2"):
         Separator(model, segment=1.0)(song(1000))
+
+
+def test_a_model_that_gives_complex_numbers_is_refused() -> None:
+    model = Fake(turned=lambda x: torch.complex(x, x))
+    with pytest.raises(ValueError, match=r"gave complex numbers \(torch\.complex64\); give real"):
+        Separator(model, segment=1.0)(song(1000))
+
+
+def test_a_model_whose_sources_are_one_text_is_refused() -> None:
+    model = identity()
+    model.sources = "vocals"  # type: ignore[assignment]
+    with pytest.raises(ValueError, match=r"'vocals'; .* names, for example \['vocals'\]"):
+        Separator(model)
 
 
 def test_a_model_that_gives_nonsense_is_refused() -> None:

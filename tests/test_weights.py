@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 import torch
 from fake_hub import COMMIT, REPO, FakeHub
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
@@ -120,10 +120,26 @@ def test_a_failed_save_leaves_the_old_file_and_nothing_else(
         raise OSError("No space left on device")
 
     monkeypatch.setattr(os, "fsync", disk_full)
-    with pytest.raises(OSError, match="No space left"):
+    with pytest.raises(ValueError, match=r"tiny\.safetensors cannot be written: No space left"):
         weights.save(tiny_model, saved)
     assert saved.read_bytes() == before
     assert list(saved.parent.iterdir()) == [saved]
+
+
+def test_a_file_that_cannot_be_written_is_told_by_its_own_name(
+    tiny_model: MoisesLight, saved: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = saved / "a.safetensors"
+    with pytest.raises(ValueError, match=r"a\.safetensors cannot be written: \w") as error:
+        weights.save(tiny_model, path)
+    assert ".part" not in str(error.value)
+
+    def too_large(*_: object) -> bytes:
+        raise SafetensorError("HeaderTooLarge")
+
+    monkeypatch.setattr(weights, "to_bytes", too_large)
+    with pytest.raises(ValueError, match=r"b\.safetensors cannot be written: HeaderTooLarge"):
+        weights.save(tiny_model, saved.with_name("b.safetensors"))
 
 
 def test_a_name_may_be_as_long_as_a_file_system_allows(
@@ -210,6 +226,12 @@ def _config_with(**changes: Any) -> Callable[[Path], None]:
     return change
 
 
+def deep(path: Path) -> None:
+    """So many transformers that the last one's gain, 2.0**1025, is no float, and tensors enough."""
+    rewrite(path, {f"x{i}": torch.zeros(1) for i in range(520)})
+    _config_with(n_rope=513)(path)
+
+
 @pytest.mark.parametrize(
     ("damage", "words"),
     [
@@ -233,8 +255,14 @@ def _config_with(**changes: Any) -> Callable[[Path], None]:
         (_config_with(G=5), "impossible config: G=5 is not divisible"),
         (_config_with(G=4.0), "impossible config: G=4.0; it must be a whole number"),
         (_config_with(sources=7), "impossible config"),
-        (_config_with(n_enc=10**9), "too few for the 3000000002 layers"),
-        (_config_with(G=2**40), "describes a network that is too large"),
+        (_config_with(n_enc=10**6), "too few for the 3000002 layers"),
+        (_config_with(G=2**20, ff_mult=2**20), "describes a network that is too large"),
+        (deep, "describes a network that is too large"),
+        (_config_with(G=4 * 10**30), "impossible config: G=40+; choose at most 1048576"),
+        (_config_with(n_fft=2 * 10**12), "n_fft=2000000000000; choose at most 1048576"),
+        (_config_with(sample_rate=10**400), r"sample_rate=10+\.\.\.0+; choose at most 1048576"),
+        (_config_with(audio_channels=10**7), "audio_channels=10000000; choose at most 64"),
+        (_config_with(sources=[f"s{i}" for i in range(65)]), "has 65 names; give at most 64"),
     ],
 )
 def test_load_refuses_a_file_that_is_not_whole(
