@@ -567,6 +567,24 @@ def test_on_a_phone_who_asks_for_stems_is_taken_to_them(
     page.tap("#go")
     page.wait_for_function(f"Math.abs({top}) < 60")
     wait(page, "s.phase === 'finished'")
+    tab(page, "Compare")
+    page.locator("#go-b").scroll_into_view_if_needed()
+    page.evaluate("window.scrollTo(0, 9999)")
+    assert page.evaluate(top) < -100
+    page.tap("#go-b")
+    page.wait_for_function(f"Math.abs({top}) < 60")
+
+
+@pytest.mark.parametrize("width", [320, 360, 390])
+def test_on_a_phone_the_invitation_lies_within_its_card(
+    visit: Callable[..., Any], width: int
+) -> None:
+    page = visit(viewport={"width": width, "height": 700})
+    card = page.locator(".ml-player").bounding_box()
+    for name in (".ml-mark", ".ml-invite", ".ml-hint", ".ml-choose", ".ml-example"):
+        part = page.locator(name).bounding_box()
+        assert card["x"] <= part["x"], name
+        assert part["x"] + part["width"] <= card["x"] + card["width"], name
 
 
 def test_a_finger_that_scrolls_over_the_lanes_moves_nothing(
@@ -1429,7 +1447,178 @@ def test_a_preview_is_thirty_seconds_from_the_chosen_place(
     assert page.inner_text(".ml-time").split() == ["0:12", "0:42"]
 
 
+def test_the_form_shows_how_what_is_there_was_made(
+    visit: Callable[..., Any], tmp_path: Path
+) -> None:
+    path = tmp_path / "long.wav"
+    audio.save(path, tone("vocals", 50.0), RATE)
+    page = visit()
+    upload(page, path)
+    page.get_by_role("radio", name="30 s preview").click()
+    page.locator("#place input[type=number]").fill("12")
+    page.locator("#place input[type=number]").press("Tab")
+    page.locator("#residual input").check()
+    page.click("#go")
+    wait(page, "s.phase === 'finished'")
+    page.reload()
+    page.wait_for_function("window.studio && window.studio.state().phase === 'finished'")
+    page.wait_for_function("document.querySelector('#residual input').checked")
+    assert page.get_by_label("30 s preview").is_checked()
+    page.wait_for_function("document.querySelector('#place input[type=number]')?.value === '12'")
+    page.wait_for_function(
+        "document.querySelector('#price').textContent.includes('Already separated like this')"
+    )
+    assert page.is_disabled("#go")
+
+
+def test_a_song_on_its_way_is_told_of_while_another_is_worked_on(
+    visit: Callable[..., Any], song: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ByFrequency, "pause", 1.0)
+    page = visit()
+    held: list[Any] = []
+    page.route("**/gradio_api/upload*", lambda route: held.append(route))
+    page.set_input_files("#song input[type=file]", song)
+    page.wait_for_function(
+        "document.querySelector('.ml-invite').textContent.includes('on its way')"
+    )
+    page.click("#example")
+    wait(page, "s.phase === 'ready'")
+    page.click("#go")
+    wait(page, "s.ready.a > 0")
+    page.wait_for_function(
+        "/left.*will take the place of this one/.test("
+        "document.querySelector('.ml-status').textContent)"
+    )
+    held[0].continue_()
+    page.wait_for_function("document.querySelector('.ml-name').textContent.includes('Four tones')")
+    monkeypatch.setattr(ByFrequency, "pause", 0.0)
+    page.wait_for_timeout(1500)
+    assert "on its way" not in page.inner_text(".ml-status")
+
+
+def test_the_example_says_that_it_comes(visit: Callable[..., Any]) -> None:
+    page = visit()
+    held: list[Any] = []
+
+    def hold(route: Any) -> None:
+        if waiting:
+            held.append(route)
+        else:
+            route.continue_()
+
+    waiting = True
+    page.route("**/gradio_api/queue/join*", hold)
+    page.click(".ml-example")
+    page.wait_for_function(
+        "document.querySelector('.ml-invite').textContent.includes('on its way')"
+    )
+    assert page.get_attribute("#example", "aria-busy") == "true"
+    waiting = False
+    for route in held:
+        route.continue_()
+    wait(page, "s.phase === 'ready'")
+    page.wait_for_selector("#example[aria-busy=false]")
+
+
+def test_a_folder_is_refused_and_of_several_songs_one_is_named(
+    visit: Callable[..., Any], song: Path
+) -> None:
+    page = visit()
+    drop = """([encoded, names, folder]) => {
+      DataTransferItem.prototype.webkitGetAsEntry = () => ({isDirectory: folder});
+      const bytes = Uint8Array.from(atob(encoded), (c) => c.charCodeAt(0));
+      const data = new DataTransfer();
+      for (const name of names) data.items.add(new File([bytes], name));
+      const drop = {dataTransfer: data, bubbles: true, cancelable: true};
+      document.querySelector('#song button').dispatchEvent(new DragEvent('drop', drop));
+    }"""
+    encoded = base64.b64encode(song.read_bytes()).decode()
+    page.evaluate(drop, [encoded, ["album"], True])
+    assert page.inner_text(".ml-invite") == "This is a folder. Drop one song."
+    page.wait_for_timeout(700)
+    assert state(page)["phase"] == "empty"
+    page.route("**/gradio_api/upload*", lambda route: None)
+    page.evaluate(drop, [encoded, ["one.flac", "two.flac"], False])
+    page.wait_for_function(
+        "document.querySelector('.ml-invite').textContent.startsWith('Only one.flac is taken')"
+    )
+
+
+def test_the_recorder_can_be_put_away(visit: Callable[..., Any]) -> None:
+    page = visit()
+    assert not page.is_visible("#record")
+    page.click("#recorder")
+    assert page.is_visible("#record")
+    assert page.get_attribute("#recorder", "aria-expanded") == "true"
+    page.click("#recorder")
+    assert not page.is_visible("#record")
+
+
+def test_what_a_key_did_is_said_and_the_focus_stays_in_the_player(
+    visit: Callable[..., Any], song: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ByFrequency, "pause", 0.5)
+    page = visit()
+    begin(page, song)
+    page.focus(".ml-stop")
+    page.keyboard.press("Enter")
+    wait(page, "s.phase === 'stopped'")
+    assert page.evaluate("document.activeElement.className") == "ml-on"
+    page.keyboard.press("Enter")
+    wait(page, "s.phase === 'finished'")
+    assert page.evaluate("document.activeElement.className") == "ml-play"
+    said = "document.querySelector('.ml-said-loop').textContent.trim() === '%s'"
+    for keys, text in (
+        ("1", "Vocals muted"),
+        ("1", "Vocals unmuted"),
+        ("Shift+Digit2", "Drums solo"),
+        ("Shift+Digit2", "Drums solo off"),
+        ("o", "Original"),
+        ("a", "Stems"),
+    ):
+        page.keyboard.press(keys)
+        page.wait_for_function(said % text)
+    page.evaluate("window.studio.transport.setLoop([1, 3])")
+    page.keyboard.press("ArrowRight")
+    page.wait_for_function(said % "Loop off")
+    tab(page, "Compare")
+    page.focus(".ml-deck[data-key=o]")
+    page.evaluate("document.querySelector('#go-b button, button#go-b').click()")
+    wait(page, "s.phase === 'finished' && s.ready.b === 882000")
+    assert page.evaluate("document.activeElement.dataset.key") == "o", "the row was built anew"
+    page.keyboard.press("b")
+    page.wait_for_function(said % "B, Fullband small")
+    page.click(".ml-blind-start")
+    page.click(".ml-vote[data-vote=x]")
+    page.wait_for_function(said % "1 choice so far. X and Y are dealt anew after each.")
+    page.click(".ml-reveal")
+    page.wait_for_function(
+        "document.querySelector('.ml-said-loop').textContent.includes('Somebody who only guesses')"
+    )
+
+
 # --------------------------------------------------------------------------- views
+
+
+def test_the_picture_that_an_address_asks_for_comes_with_the_stems(
+    visit: Callable[..., Any],
+) -> None:
+    page = visit("?preset=paper_small&view=masks&example=francium")
+    wait(page, "s.phase === 'ready'")
+    page.wait_for_function("document.querySelectorAll('#views input').length === 1")
+    tab(page, "Share")
+    page.wait_for_function(
+        "document.querySelector('#settings-link textarea, #settings-link input')"
+        ".value.includes('view=masks')"
+    )
+    tab(page, "Views")
+    page.click("#go")
+    wait(page, "s.phase === 'finished'")
+    page.wait_for_selector("#views input[value=masks]:checked")
+    page.wait_for_function(
+        "document.querySelectorAll('#view .js-plotly-plot .subplot').length === 4"
+    )
 
 
 def test_views_come_when_they_are_opened_and_a_click_seeks(
@@ -1827,7 +2016,8 @@ def test_a_shared_link_opens_elsewhere_after_a_restart_until_it_is_deleted(
     wait(again, "s.takes.length === 2")
     assert state(again)["serials"] == shared
 
-    visit("?" + key.partition("?")[2])
+    gone = visit("?" + key.partition("?")[2])
+    gone.wait_for_function("location.search === ''")
     late = visit(query)
     late.wait_for_function("document.querySelector('.ml-invite').textContent.includes('expired')")
     look(late, "gone")
@@ -1927,12 +2117,12 @@ def test_what_is_not_finished_is_called_so(
     )
 
 
-def test_a_preview_of_a_linked_song_begins_within_it(visit: Callable[..., Any]) -> None:
+def test_a_song_of_thirty_seconds_has_no_preview(visit: Callable[..., Any]) -> None:
     page = visit("?example=francium")
     wait(page, "s.phase === 'ready'")
-    page.get_by_label("30 s preview").check()
-    page.wait_for_selector("#place input", state="visible")
-    assert {x.get_attribute("max") for x in page.locator("#place input").all()} == {"1"}
+    page.wait_for_selector("#extent input:disabled", state="attached")
+    assert page.get_by_label("Whole song").is_checked(), "there is no more of it than a preview has"
+    assert not page.locator("#place").is_visible()
 
 
 def test_a_name_is_only_ever_text(visit: Callable[..., Any], tmp_path: Path) -> None:

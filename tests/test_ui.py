@@ -1178,12 +1178,18 @@ def test_who_stops_when_the_last_block_is_there_has_it_all(song: jobs.Song) -> N
     assert (take.state, take.ready) == ("finished", song.frames)
 
 
+def test_what_rounding_turned_down_is_not_told() -> None:
+    assert words.turned_down(0.99999) == ""
+    assert "0.1 dB" in words.turned_down(0.989)
+
+
 def test_what_would_be_the_same_again_is_told(studio: Studio, song: jobs.Song) -> None:
     take = separated(song)
     request = gr.Request(session_hash="somebody")
     quote = partial(_quote(studio), song.token, "paper_small", "cpu")
     text, go = quote(WHOLE, 0, False, request)
-    assert (text, go["interactive"]) == (words.MADE, False)
+    assert (text, go["interactive"]) == (words.made(False), False)
+    assert "another part" not in text, "all of it is less than a preview"
     assert words.making_way([take], 0, song.frames) in quote(WHOLE, 0, True, request)[0]
     # a take that was stopped goes on
     replace(take, ready=9, state="stopped").save(song)

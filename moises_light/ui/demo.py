@@ -21,6 +21,7 @@ from moises_light.ui.handlers import (
     GONE,
     KEEP_SECONDS,
     PREVIEW,
+    PREVIEW_SECONDS,
     WHOLE,
     Studio,
     explain,
@@ -184,11 +185,11 @@ def _desk(studio: Studio) -> Parts:
             visible=EXAMPLE.is_file(),
         )
         desk["recorder"] = gr.Button("Record", elem_id="recorder", size="sm", min_width=100)
+    # shown and put away by `window.studio.recorder`, see studio.css
     desk["record"] = gr.Audio(
         sources=["microphone"],
         type="filepath",
         label="Recording",
-        visible="hidden",
         editable=False,
         buttons=[],
         elem_id="record",
@@ -328,7 +329,9 @@ def _views_tab(studio: Studio, token: gr.Textbox) -> Parts:
                 elem_classes="ml-small",
             )
         seen = gr.Checkbox(False, visible="hidden", label="Seen")
-    return {"tab": tab, "view": view, "plot": plot, "seen": seen}
+        # what the page's address asks for, until it can be drawn
+        asked = gr.Textbox(visible="hidden", label="Picture that is asked for")
+    return {"tab": tab, "view": view, "plot": plot, "seen": seen, "asked": asked}
 
 
 def _compare_tab(studio: Studio) -> Parts:
@@ -432,9 +435,9 @@ def _share_tab(
         )
 
     def remove(made: list[Any] | None, before: list[list[Any]]) -> tuple[Any, ...]:
-        if not made or not studio.unshare(*made[:2]):
-            raise gr.Error("This link is already gone.")
+        gone = not made or not studio.unshare(*made[:2])  # by its other address
         said = "The link is deleted; nobody can open it any more."
+        said = "This link was deleted already; nobody can open it." if gone else said
         return hidden, said, hidden, hidden, None, gr.skip(), before
 
     def put_away(made: list[Any] | None, before: list[list[Any]]) -> tuple[Any, ...]:
@@ -478,11 +481,12 @@ def _share_tab(
         changed.success(None, [made, before], None, js=KEEP_LINKS)
     demo.load(recall, before, [before, earlier], js=KEPT_LINKS, queue=False, **QUIET)
 
-    def write_settings(preset: str, preset_b: str | None, view: str) -> str:
-        query = {"preset": preset, "preset_b": preset_b, "view": view if view != "song" else None}
+    def write_settings(preset: str, preset_b: str | None, view: str, asked: str | None) -> str:
+        view = view if view != "song" else asked or ""
+        query = {"preset": preset, "preset_b": preset_b, "view": view}
         return "?" + urlencode({key: value for key, value in query.items() if value})
 
-    inputs = [desk["preset"], compare["preset"], views["view"]]
+    inputs = [desk["preset"], compare["preset"], views["view"], views["asked"]]
     gr.on(
         [tab.select, *(control.change for control in inputs)],
         write_settings,
@@ -528,7 +532,7 @@ def _quote(studio: Studio) -> Callable[..., tuple[Any, Any]]:
             way = words.making_way(jobs.load_takes(song), *part)
             return f"{cost(seconds, begins)} {way}".rstrip(), gr.update(interactive=True)
         if there.state == "finished":
-            return words.MADE, gr.update(interactive=False)
+            return words.made(studio.has_parts(song)), gr.update(interactive=False)
         left = seconds - there.ready / jobs.SAMPLE_RATE
         return f"{words.GOES_ON} {cost(left)}", gr.update(interactive=True)
 
@@ -545,10 +549,30 @@ def _quoting(studio: Studio, token: gr.Textbox, desk: Parts) -> tuple[Any, ...]:
     return _quote(studio), [token, *_settings(desk)], [desk["price"], desk["go"]]
 
 
-def _place(song: jobs.Song) -> Any:
-    """Where a preview may begin, and where it begins if nobody moves it."""
-    latest = max(1, int(song.seconds - 30))
-    return gr.update(maximum=latest, value=min(latest, int(song.seconds / 3)))
+def _how_much(studio: Studio, song: jobs.Song, take: jobs.Take | None = None) -> tuple[Any, Any]:
+    """How much of a song can be separated, and where a preview may begin and begins.
+
+    As a take was asked for, where there is one.
+    """
+    if not studio.has_parts(song):
+        return gr.update(value=WHOLE, interactive=False), gr.update(maximum=1, value=0)
+    latest = max(1, int(song.seconds - PREVIEW_SECONDS))
+    begins = min(latest, int(song.seconds / 3))
+    if take is None:
+        return gr.update(interactive=True), gr.update(maximum=latest, value=begins)
+    whole = take.covers(0, song.frames)
+    begins = begins if whole else min(latest, take.start // jobs.SAMPLE_RATE)
+    return (
+        gr.update(value=WHOLE if whole else PREVIEW, interactive=True),
+        gr.update(maximum=latest, value=begins),
+    )
+
+
+def _pictures(takes: list[jobs.Take], wanted: str = "song") -> Any:
+    """The pictures that there are, and the wanted one if it is among them."""
+    choices = plots.choices(takes)
+    there = wanted in [name for _, name in choices]
+    return gr.update(choices=choices, value=wanted if there else "song")
 
 
 def _wire_song(
@@ -569,11 +593,11 @@ def _wire_song(
         return [
             song.token,
             payload(song, text=song.warning or words.arrived(song)),
-            _place(song),
-            gr.update(choices=plots.choices([]), value="song"),
+            *_how_much(studio, song),
+            _pictures([]),
         ]
 
-    arrival = [token, player, desk["place"], views["view"]]
+    arrival = [token, player, desk["extent"], desk["place"], views["view"]]
     upload, record = desk["upload"], desk["record"]
     for event, source, origin in (
         (upload.upload, upload, "upload"),
@@ -595,12 +619,14 @@ def _wire_song(
         )
         for over in (read.success, read.failure):
             over(lambda: None, None, source, **QUIET)
+        read.success(None, None, None, js="() => window.studio.recorder(false)")
         # the end of a run that was left frees the button, at its next block
         read.success(*quoting, queue=False, **QUIET)
 
     def bring_example(request: gr.Request) -> list[Any]:
         return arrive(str(EXAMPLE), request, "example")
 
+    desk["example"].click(None, None, None, js="() => window.studio.bringing(true)")
     brought = desk["example"].click(
         bring_example,
         None,
@@ -609,10 +635,11 @@ def _wire_song(
         concurrency_id="decode",
         **QUIET,
     )
+    brought.then(None, None, None, js="() => window.studio.bringing(false)")
     brought.success(*quoting, queue=False, **QUIET)
     # not at the click: what is dropped may be no song
     token.change(None, cancels=[late])
-    desk["recorder"].click(lambda: gr.update(visible=True), None, record, queue=False, **QUIET)
+    desk["recorder"].click(None, None, None, js="() => window.studio.recorder()")
     # what was measured since the page was built, and what a link or an address brought
     gr.on(
         [demo.load, token.change, *(control.change for control in _settings(desk))],
@@ -653,7 +680,8 @@ def _wire_runs(
                     if run.left:
                         break
                     button = busy if phase in ("queued", "running") else idle
-                    yield song.token, studio.show(song, slot, phase, text, take), button, button
+                    shown = studio.show(song, slot, phase, text, take)
+                    yield song.token, shown, button, button, ""
             except Exception as error:
                 # a link's maker may have deleted it, and this copy with it
                 gone = jobs.load_song(studio.root, song.token) is None
@@ -661,9 +689,9 @@ def _wire_runs(
                 if not run.left:
                     takes = jobs.load_takes(song)
                     failed = payload(song, takes, phase="failed", text=text, slot=slot)
-                    yield song.token, failed, idle, idle
+                    yield song.token, failed, idle, idle, ""
             if run.left:  # the page shows another song by now; Gradio sends the last values twice
-                yield gr.skip(), gr.skip(), idle, idle
+                yield gr.skip(), gr.skip(), idle, idle, song.token
 
     def separate_a(
         token: str,
@@ -677,7 +705,7 @@ def _wire_runs(
         song = studio.song(token)
         asked = jobs.Asked(preset, device, *studio.extent(song, extent, at), rest)
         if studio.is_made(song, "a", asked):
-            raise gr.Error(words.MADE)
+            raise gr.Error(words.made(studio.has_parts(song)))
         song = studio.own(song, *jobs.SLOTS)
         yield from follow(song, request, "a", asked)
 
@@ -716,17 +744,24 @@ def _wire_runs(
         song = jobs.load_song(studio.root, token)
         return choice(jobs.load_takes(song) if song else [])
 
-    def after(token: str | None, view: str, seen: bool) -> tuple[Any, ...]:
+    def after(
+        token: str | None, view: str, seen: bool, asked: str | None, left: str | None
+    ) -> tuple[Any, ...]:
         """What else of the page follows from a new result."""
+        if token and token == left:  # another song is under way, and this answer may come after it
+            return (gr.skip(),) * 4
         song = jobs.load_song(studio.root, token)
         takes = jobs.load_takes(song) if song else []
-        choices = plots.choices(takes)
-        if view not in [name for _, name in choices]:
+        names = [name for _, name in plots.choices(takes)]
+        if asked in names:
+            view, asked = asked or "", ""
+        elif view not in names:
             view = "song"
         return (
-            gr.update(choices=choices, value=view),
+            _pictures(takes, view),
             studio.look(token, view) if seen else gr.skip(),
             choice(takes),
+            asked,
         )
 
     def price_b(
@@ -752,9 +787,10 @@ def _wire_runs(
 
     priced = [token, compare["preset"], desk["device"], desk["residual"]]
     cost_b = [compare["price"], compare["go"]]
-    outputs = [token, player, desk["go"], compare["go"]]
-    rest = [token, views["view"], views["seen"]]
-    shown = [views["view"], views["plot"], away["slot"]]
+    left = gr.Textbox(visible="hidden", label="Song whose run was left")
+    outputs = [token, player, desk["go"], compare["go"], left]
+    rest = [token, views["view"], views["seen"], views["asked"], left]
+    shown = [views["view"], views["plot"], away["slot"], views["asked"]]
     runs: dict[str, Any] = {"concurrency_limit": 20, "concurrency_id": "separate", **QUIET}
     quoting = _quoting(studio, token, desk)
     first = desk["go"].click(
@@ -795,9 +831,9 @@ def _wire_runs(
         api_visibility="private",
     )
     views["view"].input(
-        studio.look,
+        lambda token, view: (studio.look(token, view), ""),
         [token, views["view"]],
-        views["plot"],
+        [views["plot"], views["asked"]],
         trigger_mode="always_last",  # who clicks on sees the picture that was clicked last
         show_progress="minimal",
         api_visibility="private",
@@ -822,19 +858,22 @@ def _wire_links(
 ) -> Any:
     """What the page's address or its tab brings; returns that event."""
 
-    def arrive(kept: str | None, request: gr.Request) -> Iterator[tuple[Any, ...]]:
+    def arrive(kept: str | None, request: gr.Request) -> Iterator[dict[Any, Any]]:
         """What the page's address asks for: settings, a result, or its deletion.
 
         Else the song that this tab had before it was loaded anew, if it is still there.
         """
         asked = {key: str(value) for key, value in dict(request.query_params).items()}
         presets = studio.engine.presets()
-        keep = gr.skip()
-        preset = asked["preset"] if asked.get("preset") in presets else keep
         runnable = [name for name, known in presets.items() if known.available]
-        preset_b = asked["preset_b"] if asked.get("preset_b") in runnable else keep
+        wanted: dict[Any, Any] = {}
+        if asked.get("preset") in presets:
+            wanted[desk["preset"]] = asked["preset"]
+        if asked.get("preset_b") in runnable:
+            wanted[compare["preset"]] = asked["preset_b"]
         view = asked.get("view", "")
-        tab = gr.update(selected="views") if view in plots.VIEWS else keep
+        if view in plots.VIEWS:
+            wanted |= {tabs: gr.update(selected="views"), views["asked"]: view}
         link = asked.get("r")
         if link and asked.get("delete"):
             if studio.unshare(link, asked["delete"]):
@@ -842,35 +881,25 @@ def _wire_links(
             else:
                 gr.Warning("This link is already gone, or it is not yours to delete.")
         elif link:
-            yield keep, {"opening": "Opening a shared song …"}, *(keep,) * 5
+            yield {player: {"opening": "Opening a shared song …"}}
             try:
                 song = studio.open_link(link)
             except Exception as error:
                 text = explain(error).message
-                failed = {"opening": "", "trouble": text}
-                yield keep, failed, preset, preset_b, *(keep,) * 3
+                yield {player: {"opening": "", "trouble": text}, **wanted}
                 return
             takes = jobs.load_takes(song)
             result = studio.shares.look(link) or {"expires": 0}
             text = f"A shared result, here until {words.until(result['expires'])}."
-            yield (
-                song.token,
-                payload(song, takes, phase="finished", text=text),
-                takes[0].preset,
-                takes[1].preset if len(takes) > 1 else preset_b,
-                gr.update(
-                    choices=plots.choices(takes), value=view if view in plots.VIEWS else "song"
-                ),
-                tab,
-                _place(song),
-            )
+            shown = payload(song, takes, phase="finished", text=text)
+            yield {token: song.token, player: shown, **wanted, **as_made(song, takes, view)}
             return
         elif asked.get("example") == "francium":
             if not EXAMPLE.is_file():
                 raise gr.Error("The example is not part of this installation. Drop a song instead.")
             song = studio.open_song(str(EXAMPLE), "example")
-            value = payload(song, text=words.arrived(song))
-            yield song.token, value, preset, preset_b, keep, tab, _place(song)
+            shown = payload(song, text=words.arrived(song))
+            yield {token: song.token, player: shown, **wanted, **as_made(song, [], view)}
             return
         mine = jobs.load_song(studio.root, kept)
         if mine is not None and not link:
@@ -879,12 +908,12 @@ def _wire_links(
             takes, part, slot = [], None, "a"
             # a run ends where its page goes, at its next block; that of a page which is still
             # open goes on, for this may be a second one
-            shown: dict[str, str] | None = None
+            said = ""
             for long in studio.wait_for(mine.token):
-                now = {"opening": STILL_RUNS if long else ON_ITS_WAY}
+                now = STILL_RUNS if long else ON_ITS_WAY
                 # also where nothing is new, so that Gradio can end this for who has left
-                yield keep, now if now != shown else keep, *(keep,) * 5
-                shown = now
+                yield {player: {"opening": now} if now != said else gr.skip()}
+                said = now
             if not studio.is_busy(mine.token):
                 takes, part = jobs.load_takes(mine), jobs.to_go_on(mine)
                 if part is not None:
@@ -896,33 +925,46 @@ def _wire_links(
                     phase, slot = takes[-1].state, takes[-1].slot
             else:
                 text = f"{STILL_RUNS} Load this page anew then."
-            chosen = {take.slot: take.preset for take in [*takes, *([part] if part else [])]}
-            yield (
-                mine.token,
-                payload(mine, takes, phase=phase, text=text, slot=slot, current=part),
-                chosen.get("a", preset),
-                chosen.get("b", preset_b),
-                gr.update(choices=plots.choices(takes)),
-                tab,
-                _place(mine),
-            )
+            shown = payload(mine, takes, phase=phase, text=text, slot=slot, current=part)
+            made = as_made(mine, takes, view, part)
+            yield {token: mine.token, player: shown, **wanted, **made}
             return
         # the page says already that it fetches the song, which is not there
-        yield keep, {"opening": ""} if kept else keep, preset, preset_b, keep, tab, keep
+        yield {player: {"opening": ""} if kept else gr.skip(), **wanted}
+
+    def as_made(
+        song: jobs.Song, takes: list[jobs.Take], view: str, part: jobs.Take | None = None
+    ) -> dict[Any, Any]:
+        """The settings by which a song's stems were made, so that the page does not say others.
+
+        And the pictures that there are of them. `part` is what can go on.
+        """
+        there = {take.slot: take for take in [*takes, *([part] if part else [])]}
+        first, second = there.get("a"), there.get("b")
+        extent, place = _how_much(studio, song, first)
+        form = {desk["extent"]: extent, desk["place"]: place, views["view"]: _pictures(takes, view)}
+        if first is not None:
+            form |= {desk["preset"]: first.preset, desk["residual"]: first.residual}
+            if first.device in [device.name for device in studio.engine.devices]:
+                form[desk["device"]] = first.device
+        if second is not None:
+            form[compare["preset"]] = second.preset
+        return form
 
     kept = gr.Textbox(visible="hidden", label="Song of this tab")
-    arrival = [token, player, desk["preset"], compare["preset"], views["view"], tabs]
+    arrival = [token, player, *_settings(desk), compare["preset"]]
     # apart from uploads: it may wait for a run of this song to end
     arrived = demo.load(
         arrive,
         kept,
-        [*arrival, desk["place"]],
+        [*arrival, tabs, views["view"], views["asked"]],
         js=KEPT,
         concurrency_limit=16,
         concurrency_id="arrive",
         **QUIET,
     )
     arrived.failure(None, None, None, js="() => { window.studio.nothingCame(); }")
+    arrived.success(None, None, None, js="() => { window.studio.deleted(); }")
     return arrived
 
 

@@ -194,6 +194,10 @@ class Studio:
         start = int(max(0.0, at) * jobs.SAMPLE_RATE)
         return min(start, song.frames - frames), frames
 
+    def has_parts(self, song: jobs.Song) -> bool:
+        """Whether a preview of a song is less than all of it."""
+        return song.seconds > PREVIEW_SECONDS
+
     @contextmanager
     def run(self, song: jobs.Song, session: str | None = None) -> Iterator[Run]:
         """Room for a run of a song; it can be stopped or left while this is open.

@@ -100,10 +100,16 @@ def cost(
 
 
 # why there is nothing to separate, or less than the whole
-MADE = "Already separated like this: choose another preset, or another part of the song."
 MADE_B = "Already separated like this: choose another preset for B."
 SAME = "This is what A is: choose another preset for B."
 GOES_ON = "This goes on where it was stopped."
+
+
+def made(parts: bool) -> str:
+    """That what is asked for is there already; `parts` is whether less than all can be chosen."""
+    other = "another preset, or another part of the song" if parts else "another preset"
+    return f"Already separated like this: choose {other}."
+
 
 SILENCE = 1e-4
 """Level, 80 dB below full scale, under which a song is called silent."""
@@ -224,7 +230,7 @@ def until(moment: float) -> str:
 
 def turned_down(gain: float) -> str:
     """What a gain below 1 did, in decibels."""
-    if gain >= 1:
+    if gain > 10 ** (-0.05 / 20):  # it would read as 0.0 dB; sums of stems round
         return ""
     return (
         f"Turned down by {-20 * math.log10(gain):.1f} dB as a whole, because it would have "

@@ -5,6 +5,20 @@ const hasFile = (event) => event.dataTransfer && [...event.dataTransfer.types].i
 document.addEventListener('dragenter', (event) => { if (hasFile(event)) { over++; stage().dataset.drop = '1'; } });
 document.addEventListener('dragleave', () => { over = Math.max(0, over - 1); if (!over) delete stage().dataset.drop; });
 document.addEventListener('dragover', (event) => { if (hasFile(event)) event.preventDefault(); });
+// A folder cannot be sent, and of several files only the first would be, without a word.
+document.addEventListener('drop', (event) => {
+  if (!hasFile(event)) return;
+  alone = '';
+  const items = [...event.dataTransfer.items].filter((item) => item.kind === 'file');
+  if (items.some((item) => item.webkitGetAsEntry?.()?.isDirectory)) {
+    over = 0; delete stage().dataset.drop;
+    event.preventDefault(); event.stopPropagation();
+    notice('This is a folder. Drop one song.');
+  } else if (items.length > 1) alone = `Only ${event.dataTransfer.files[0].name} is taken: one song at a time.`;
+}, true);
+function notice(text) {
+  if (value) { value = {...value, text}; face(); } else { $('.ml-invite').textContent = text; tell(text); }
+}
 document.addEventListener('drop', (event) => {
   over = 0; delete stage().dataset.drop;
   if (!hasFile(event)) return;
@@ -12,7 +26,7 @@ document.addEventListener('drop', (event) => {
   if (input && document.querySelector('#song').contains(event.target)) return;
   event.preventDefault();    // or the browser would leave the page for the file
   const file = event.dataTransfer.files[0];
-  if (!file) return;                  // it was a folder or a link
+  if (!file) return;                  // it was a link
   if (input) give(file);
   else if (!same(file, sending)) { later = file; tell(`${file.name} comes next.`); }
 });
@@ -28,9 +42,16 @@ function give(file) {
 
 // On a narrow screen the result stands above the form: who asks for it down there is taken to it.
 document.addEventListener('click', (event) => {
-  if (!event.isTrusted || !event.target.closest('#go') || stage().dataset.stage === 'empty') return;
+  if (!event.isTrusted || !event.target.closest('#go, #go-b') || stage().dataset.stage === 'empty') return;
   toStage(matchMedia('(prefers-reduced-motion: reduce)').matches ? 'auto' : 'smooth');
 });
+
+// The recorder stays where it is while it records.
+function openRecorder(on = stage().dataset.recorder !== '1') {
+  if (!on && transport.recording?.()) return;
+  stage().dataset.recorder = on ? '1' : '';
+  document.querySelector('#recorder')?.setAttribute('aria-expanded', String(on));
+}
 
 // Gradio leaves a menu open that Tab goes on from.
 document.addEventListener('keydown', (event) => {
@@ -78,18 +99,24 @@ if (devices && devices.getUserMedia && !devices.asIs) {
 
 // Gradio's upload field says its own words, anew whenever it is emptied; ours are in the style sheet.
 const OURS = matchMedia('(hover: none)').matches ? 'Choose a song' : 'Drop a song, or choose a file', SENT = 'Your song is on its way …';
-let shown = null;                     // the song when this was asked last
-setInterval(() => {
+let bringing = false;                 // whether the example was asked for and is not there
+let shown = null, since = 0;          // the song when this was asked last, and since when
+function showSent() {
   // the field goes while a song is sent and read, and the page should not ask for another one
-  const invite = element.querySelector('.ml-invite'), sent = !!document.querySelector('#song') && !files();
+  const invite = element.querySelector('.ml-invite'), sent = bringing || (!!document.querySelector('#song') && !files());
   if (sent !== (invite.dataset.sent === '1')) {
     invite.dataset.sent = sent ? '1' : '';
-    const words = sent ? SENT : invite.textContent === SENT ? INVITATION : '';
+    const words = sent ? [alone, SENT].filter(Boolean).join(' ') : invite.textContent.endsWith(SENT) ? INVITATION : '';
     if (!value && words) { invite.textContent = words; tell(words); }
-    leaving = sent && value && value.token === shown ? shown : null;     // or it is here already
-    face();
+    if (!sent) alone = '';
   }
-  shown = value && value.token;
+  // a song that has just come may be the one that was sent: the field is back a moment later
+  if (shown !== (value && value.token)) { shown = value && value.token; since = performance.now(); }
+  const left = sent && value && performance.now() - since > 1000 ? shown : null;
+  if (left !== leaving) { leaving = left; face(); }
+}
+setInterval(() => {
+  showSent();
   if (later && atWork()) later = null;     // the first one turned out to be wanted
   if (later && files()) give(later);
   const field = document.querySelector('#song button[aria-label]');

@@ -20,6 +20,7 @@ let value = null, faders = {}, stems = [], chosen = false, blind = null, dirty =
 let fetching = new Set();                            // what is being prepared to be taken away
 let stopping = false;                                // whether the run was told to end, and has not
 let leaving = null;                                  // the song that another one, on its way, comes after
+let alone = '';                                      // that of several files which were dropped one is taken
 let begun = false;                                   // whether this page, since it was loaded, saw a run
 let lock = null;                                     // what keeps a phone's screen on, as a promise
 let held = null;                                     // where a drag over the song points, until it ends
@@ -28,7 +29,7 @@ let waves = {};                                      // key -> {bytes, stems, ur
 let colours = {};
 const transport = new Transport(() => { dirty = true; face(); });
 const atWork = () => !!value && ['queued', 'running'].includes(value.phase);
-transport.loopOff = () => { transport.loop = null; };
+transport.loopOff = () => { transport.loop = null; announce('Loop off'); };
 
 // ---- what the server says -----------------------------------------------------------------------
 function keptToken() { try { return sessionStorage.getItem('studio-song'); } catch { return null; } }
@@ -140,6 +141,14 @@ function stayAwake() {
 }
 document.addEventListener('visibilitychange', stayAwake);
 
+// The address that deleted a link says so once.
+function deleted() {
+  const here = new URL(location.href);
+  if (!here.searchParams.has('delete')) return;
+  for (const name of ['r', 'delete']) here.searchParams.delete(name);
+  history.replaceState(history.state, '', here);
+}
+
 // Loaded anew, the page's address must not bring back what the visitor has gone on from.
 function settle(token) {
   const here = new URL(location.href);
@@ -236,13 +245,17 @@ function buildDecks() {
   const signature = JSON.stringify(plan);
   if (box.dataset.plan === signature) return;
   box.dataset.plan = signature;
+  const had = box.contains(document.activeElement) && document.activeElement.dataset.key;
   box.replaceChildren(...plan.map(([key, text, title]) => {
     const e = button('ml-deck', text); e.dataset.key = key; e.title = title;
     e.onclick = () => choose(hidden() && blind[key] || key);
     return e;
   }));
   box.hidden = plan.length < 2;
+  if (had) refocus = had;                             // once it is known which can be heard, see `face`
 }
+let refocus = null;
+
 // ---- lanes --------------------------------------------------------------------------------------
 function buildLanes(names) {
   stems = names;
@@ -351,7 +364,7 @@ function loopMark(end) {
 }
 function tellLoop() {
   const base = value.start / value.rate;
-  $('.ml-said-loop').textContent = transport.loop ? `Loop from ${spoken(base + transport.loop[0])} to ${spoken(base + transport.loop[1])}` : 'Loop off';
+  announce(transport.loop ? `Loop from ${spoken(base + transport.loop[0])} to ${spoken(base + transport.loop[1])}` : 'Loop off');
 }
 
 // ---- speed and key ------------------------------------------------------------------------------
@@ -366,7 +379,7 @@ function setPace(tempo, key) {
 }
 function pace(step) {
   setPace(SPEEDS[Math.min(SPEEDS.length - 1, Math.max(0, SPEEDS.indexOf(transport.speed) + step))], transport.key);
-  $('.ml-said-loop').textContent = `Speed ${Math.round(100 * transport.speed)} %`;
+  announce(`Speed ${Math.round(100 * transport.speed)} %`);
 }
 for (const select of [speed, pitch]) {
   // after a click the next Space is for the music; who chooses by keys goes on choosing
@@ -414,9 +427,9 @@ function buildCompare() {
     ask.append(result, odds, again, done);
   } else {
     const text = make('p', 'ml-verdict', 'Switch between X and Y as you listen. Which one do you prefer?');
-    const vote = (letter, label) => { const e = button('ml-vote', label); e.dataset.vote = letter; e.onclick = () => { blind.choose(letter); hear(blind.x); buildCompare(); face(); }; return e; };
+    const vote = (letter, label) => { const e = button('ml-vote', label); e.dataset.vote = letter; e.onclick = () => { blind.choose(letter); hear(blind.x); buildCompare(); announce($('.ml-count').textContent); face(); }; return e; };
     const count = make('p', 'ml-note ml-count', blind.rounds ? `${blind.rounds} ${blind.rounds === 1 ? 'choice' : 'choices'} so far. X and Y are dealt anew after each.` : 'X and Y are dealt anew after each choice.');
-    const reveal = button('ml-reveal', 'Reveal'); reveal.onclick = () => { blind.revealed = true; choose('a'); buildDecks(); buildCompare(); face(); };
+    const reveal = button('ml-reveal', 'Reveal'); reveal.onclick = () => { blind.revealed = true; choose('a'); buildDecks(); buildCompare(); announce([...$('.ml-blind').querySelectorAll('p')].map((e) => e.textContent).join(' ')); face(); };
     ask.append(text, vote('x', 'X is better'), vote('same', 'No difference'), vote('y', 'Y is better'), reveal, count);
   }
   refill(box, ask);
@@ -484,24 +497,30 @@ function face() {
     const deck = transport.decks.get(real);
     e.disabled = real === 'diff' ? !comparable() : !(deck && deck.ready > 0);
   }
+  if (refocus) { element.querySelector(`.ml-deck[data-key="${refocus}"]`)?.focus(); refocus = null; }
   $('.ml-keys-ab').hidden = !(value && value.takes.length > 1);
   $('.ml-keys-ab kbd').textContent = hidden() ? 'X' : 'A'; $('.ml-keys-ab kbd + kbd').textContent = hidden() ? 'Y' : 'B';
   if (value) {
     const share = value.done, status = $('.ml-status');
     const running = value.phase === 'running', slow = transport.waiting && !running ? 'Waiting for the connection …' : '';
     const behind = transport.waiting && running ? 'Waiting for the stems to get here.' : '';
-    const busy = fetchingText(), coming = leaving === value.token ? 'Your next song is on its way …' : '';
-    const text = transport.error || slow || busy || coming || (stopping ? value.phase === 'running' ? 'Stopping at the end of this piece …' : 'Stopping …' : [behind, value.text].filter(Boolean).join(' '));
+    const busy = fetchingText(), next = leaving === value.token, coming = next && !atWork() ? [alone, 'Your next song is on its way …'].filter(Boolean).join(' ') : '';
+    const replaced = next && atWork() ? 'Your next song is on its way, and will take the place of this one.' : '';
+    const work = stopping ? value.phase === 'running' ? 'Stopping at the end of this piece …' : 'Stopping …' : [behind, value.text].filter(Boolean).join(' ');
+    const text = transport.error || slow || busy || coming || [work, replaced].filter(Boolean).join(' ');
     if (status.textContent !== text) status.textContent = text;
     const quarter = 25 * Math.floor(4 * share);
-    tell(running && share && !transport.error && !busy && !coming && !stopping ? behind || (quarter ? `${quarter} % separated` : 'Separating') : text);
+    tell(running && share && !transport.error && !busy && !coming && !stopping ? [behind || (quarter ? `${quarter} % separated` : 'Separating'), replaced].filter(Boolean).join(' ') : text);
     root.dataset.trouble = transport.error || value.phase === 'failed' ? '1' : '';
     const bar = $('.ml-bar'), percent = share === null || share === undefined ? (value.phase === 'finished' ? 100 : 0) : Math.round(100 * share);
     bar.setAttribute('aria-valuenow', String(percent)); bar.firstElementChild.style.width = `${percent}%`;
-    $('.ml-stop').hidden = !atWork(); $('.ml-stop').disabled = stopping;
+    const had = ['.ml-stop', '.ml-go', '.ml-on'].find((name) => $(name) === document.activeElement);
+    $('.ml-stop').hidden = !atWork(); $('.ml-stop').setAttribute('aria-disabled', String(stopping));
     $('.ml-go').hidden = value.phase !== 'ready';
     $('.ml-on').hidden = atWork() || !value.unfinished;
     $('.ml-work').hidden = !text;
+    // the keys of who works with them must not fall to the page when a button goes
+    if (had && $(had).hidden) ($('.ml-on').hidden ? play : $('.ml-on')).focus();
     bar.hidden = !atWork() && value.phase !== 'stopped';
   }
   showFetching(); entitle();
@@ -522,6 +541,13 @@ document.addEventListener('visibilitychange', entitle);
 
 // A screen reader is told of what begins and ends and of each quarter, not of every block.
 function tell(text) { const said = $('.ml-said'); if (said.textContent !== text) said.textContent = text; }
+// What somebody did by a key or to the loop; the same once more is another text, or it is not said.
+function announce(text) { const said = $('.ml-said-loop'); said.textContent = said.textContent === text ? `${text}\u00a0` : text; }
+const deckName = (key) => element.querySelector(`.ml-deck[data-key="${key}"]`)?.textContent.replace(/ +/, ', ') ?? '';
+function tellFader(name, what) {
+  const on = faders[name][what];
+  announce(`${name[0].toUpperCase()}${name.slice(1)} ${what === 'mute' ? on ? 'muted' : 'unmuted' : on ? 'solo' : 'solo off'}`);
+}
 
 const fill = (range) => { const part = range.value / range.max; range.style.setProperty('--part', part); range.style.setProperty('--fill', `${100 * part}%`); };
 
@@ -618,13 +644,13 @@ function key(event) {
   else if (k === 'ArrowUp' && place) transport.seek(transport.now() + 1);
   else if (k === 'ArrowDown' && place) transport.seek(transport.now() - 1);
   else if (k === 'Home' && !range && ours) transport.seek(0);
-  else if (digit) { const name = stems[+digit[1] - 1]; if (name && value.takes.length) toggle(name, event.shiftKey ? 'solo' : 'mute'); }
+  else if (digit) { const name = stems[+digit[1] - 1]; if (name && value.takes.length) { const what = event.shiftKey ? 'solo' : 'mute'; toggle(name, what); tellFader(name, what); } }
   else if (/^[aAbBxXyY]$/.test(k)) {
     const asked = k.toLowerCase(), real = hidden() ? {a: blind.x, b: blind.y, ...blind}[asked] : asked;
     if (!(transport.decks.get(real)?.ready > 0)) return;
-    choose(real);
+    choose(real); announce(deckName(hidden() && {a: 'x', b: 'y'}[asked] || asked));
   }
-  else if (/^[oO]$/.test(k)) choose('o');
+  else if (/^[oO]$/.test(k)) { choose('o'); announce(deckName('o')); }
   else if (/^[lL]$/.test(k)) loopToggle();
   else if (k === '<' || k === '>') pace(k === '>' ? 1 : -1);
   else if (k === '[') loopMark(false);
@@ -636,7 +662,7 @@ function key(event) {
 document.addEventListener('keydown', key);
 $('.ml-play').onclick = () => transport.playing ? transport.pause() : transport.play();
 $('.ml-loop').onclick = loopToggle;
-$('.ml-stop').onclick = () => { stopping = true; press('#stop'); face(); };
+$('.ml-stop').onclick = () => { if (stopping) return; stopping = true; press('#stop'); face(); };
 $('.ml-on').onclick = () => press('#go-on');
 $('.ml-go').onclick = () => {
   const go = document.querySelector('#go');
@@ -671,6 +697,9 @@ window.studio = {
   fetching: (what) => { prepare(what); return fetchingText(what === 'link' ? ['link'] : [...fetching].filter((other) => other !== 'link')); },
   fetched: (what) => { fetching.delete(what); face(); },
   runsOn: () => { stopping = false; face(); },
+  bringing: (on) => { bringing = on; document.querySelector('#example')?.setAttribute('aria-busy', String(on)); showSent(); },
+  recorder: (on) => openRecorder(on),
+  deleted,
   nothingCame: () => { if (!value) { load(null); linked = null; } },
   faders: () => Object.fromEntries(stems.map((name) => [name, audible(name) ? +gainOf(faders[name].level).toFixed(4) : 0])),
   wanted: () => {

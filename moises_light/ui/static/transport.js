@@ -375,7 +375,7 @@ class Transport {
           const gone = /40[34]|416/.test(problem.message);
           if (gone) this.pause(); else this.setWaiting(true);
           this.error = gone
-            ? 'These stems are no longer on the server. Load this page anew, or separate the song again.'
+            ? 'What plays here is no longer on the server. Load this page anew.'
             : 'The connection is too slow or gone; trying again.';
           this.notBefore = performance.now() + Math.min(8000, 500 * 2 ** this.failures++);
           this.onchange();
