@@ -873,7 +873,8 @@ def _wire_links(
             wanted[compare["preset"]] = asked["preset_b"]
         view = asked.get("view", "")
         if view in plots.VIEWS:
-            wanted |= {tabs: gr.update(selected="views"), views["asked"]: view}
+            wanted[tabs] = gr.update(selected="views")
+            wanted[views["asked"]] = view if view != "song" else ""
         link = asked.get("r")
         if link and asked.get("delete"):
             if studio.unshare(link, asked["delete"]):
