@@ -20,7 +20,7 @@ from PIL import Image, ImageDraw
 from scipy import signal
 
 from moises_light.config import SOURCES
-from moises_light.training.corpus import SAMPLE_RATE, Corpus, Track
+from moises_light.training.corpus import SAMPLE_RATE, SPLITS, Corpus, Track
 
 WIDTH, HEIGHT, SECONDS = 900, 150, 30
 
@@ -58,7 +58,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("corpus", type=Path)
     parser.add_argument("out", type=Path, help="PNG to write")
     parser.add_argument("names", nargs="*", help="tracks; the first two without any")
-    parser.add_argument("--split", default="train")
+    parser.add_argument("--split", default="train", choices=SPLITS)
     options = parser.parse_args(arguments)
     corpus = Corpus(options.corpus, options.split)
     tracks = [t for t in corpus.tracks if t.name in options.names] or corpus.tracks[:2]

@@ -139,6 +139,13 @@ def test_the_tracks_used_last_stay_open(tmp_path, monkeypatch):
     np.testing.assert_array_equal(opened.read(a, "bass", 0, 100), first)
 
 
+def test_a_split_that_is_missing_is_told_with_what_makes_it(tmp_path):
+    with pytest.raises(ValueError, match="no split 'hold'; choose one of train, heldout, backed"):
+        Corpus(tmp_path, "hold")
+    with pytest.raises(ValueError, match="--backings BACKINGS --heldout 16"):
+        Corpus(tmp_path, "backed")
+
+
 def test_an_open_corpus_travels_to_worker_processes(tmp_path):
     track = write_track(tmp_path, "train", "a", "song", {"bass": noise(0)})
     opened = Corpus(tmp_path)

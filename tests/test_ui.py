@@ -242,7 +242,11 @@ def test_a_new_take_has_other_files_than_the_one_before(song: jobs.Song) -> None
     before = separated(song)
     run = jobs.separate(song, new_take(song), split(-tones()))
     assert next(run).name != before.name
-    assert (song.folder / f"{before.name}.pcm").is_file(), "it is heard until there is more"
+    assert next(run).ready
+    assert jobs.load_take(song, "a") is None
+    assert (song.folder / f"{before.name}.pcm").is_file(), "a page may just be fetching it"
+    next(run)
+    assert not (song.folder / f"{before.name}.pcm").exists()
     *_, after = run
     assert not list(song.folder.glob(f"{before.name}.*"))
     assert all((song.folder / f"{after.name}.{kind}").is_file() for kind in jobs.KINDS)
@@ -740,6 +744,12 @@ def test_a_song_of_another_version_is_as_good_as_gone(song: jobs.Song) -> None:
         path.write_text(json.dumps({**json.loads(path.read_text()), "mood": 1}))
     assert jobs.load_take(song, take.slot) is None
     assert jobs.load_song(song.folder.parent, song.token) is None
+
+
+def test_a_take_whose_stems_are_lost_is_none(song: jobs.Song) -> None:
+    take = separated(song)
+    (song.folder / f"{take.name}.f32").rename(song.folder / "a.f32")  # as they were called once
+    assert jobs.load_takes(song) == []
 
 
 def test_a_name_is_as_the_visitor_knows_it(studio: Studio, tmp_path: Path) -> None:

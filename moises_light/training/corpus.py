@@ -219,13 +219,15 @@ class Corpus:
 
     Args:
         folder: the corpus.
-        split: `train` or `heldout`.
+        split: one of `SPLITS`.
 
     Raises:
-        ValueError: if the folder has no such split.
+        ValueError: if there is no such split, or the folder has none.
     """
 
     def __init__(self, folder: Path | str, split: str = "train") -> None:
+        if split not in SPLITS:
+            raise ValueError(f"a corpus has no split {split!r}; choose one of {', '.join(SPLITS)}")
         self.folder = Path(folder) / split
         self.index = self.folder / "index.jsonl"
         if not self.index.is_file():

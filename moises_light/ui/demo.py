@@ -556,7 +556,7 @@ def _how_much(studio: Studio, song: jobs.Song, take: jobs.Take | None = None) ->
     """
     if not studio.has_parts(song):
         return gr.update(value=WHOLE, interactive=False), gr.update(maximum=1, value=0)
-    latest = max(1, int(song.seconds - PREVIEW_SECONDS))
+    latest = int(song.seconds - PREVIEW_SECONDS)
     begins = min(latest, int(song.seconds / 3))
     if take is None:
         return gr.update(interactive=True), gr.update(maximum=latest, value=begins)
@@ -618,7 +618,7 @@ def _wire_song(
             api_visibility="private",
         )
         for over in (read.success, read.failure):
-            over(lambda: None, None, source, **QUIET)
+            over(None, None, source, js="() => null")
         read.success(None, None, None, js="() => window.studio.recorder(false)")
         # the end of a run that was left frees the button, at its next block
         read.success(*quoting, queue=False, **QUIET)
@@ -944,6 +944,8 @@ def _wire_links(
         first, second = there.get("a"), there.get("b")
         extent, place = _how_much(studio, song, first)
         form = {desk["extent"]: extent, desk["place"]: place, views["view"]: _pictures(takes, view)}
+        if view in [name for _, name in plots.choices(takes)]:
+            form[views["asked"]] = ""
         if first is not None:
             form |= {desk["preset"]: first.preset, desk["residual"]: first.residual}
             if first.device in [device.name for device in studio.engine.devices]:

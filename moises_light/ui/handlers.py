@@ -191,12 +191,12 @@ class Studio:
         if extent != PREVIEW:
             return 0, song.frames
         frames = min(song.frames, int(PREVIEW_SECONDS * jobs.SAMPLE_RATE))
-        start = int(max(0.0, at) * jobs.SAMPLE_RATE)
+        start = int(max(0.0, at)) * jobs.SAMPLE_RATE  # whole seconds, as the page shows them
         return min(start, song.frames - frames), frames
 
     def has_parts(self, song: jobs.Song) -> bool:
-        """Whether a preview of a song is less than all of it."""
-        return song.seconds > PREVIEW_SECONDS
+        """Whether a preview of a song is less than all of it, by a second at least."""
+        return song.seconds >= PREVIEW_SECONDS + 1
 
     @contextmanager
     def run(self, song: jobs.Song, session: str | None = None) -> Iterator[Run]:

@@ -230,9 +230,12 @@ def load_take(song: Song, slot: str) -> Take | None:
     except (OSError, ValueError):
         return None
     try:
-        return take_from(values)
+        take = take_from(values)
     except (TypeError, KeyError):
         return None
+    # another version of this page called them otherwise
+    lost = take.ready and not (song.folder / f"{take.name}.f32").is_file()
+    return None if lost else take
 
 
 def take_from(values: dict[str, Any]) -> Take:
@@ -261,13 +264,25 @@ def load_takes(song: Song) -> list[Take]:
 
 def forget(song: Song, *slots: str) -> None:
     """Delete takes and what was made of them; what was made of others stays."""
+    _unlink(_put_aside(song, *slots))
+
+
+def _put_aside(song: Song, *slots: str) -> list[Path]:
+    """Forget takes, but leave their stems, which a page may be playing; returns their files."""
+    left: list[Path] = []
     for slot in slots:
         take = load_take(song, slot)
-        for path in song.folder.glob(f"{slot}[.-]*"):
-            path.unlink(missing_ok=True)
+        (song.folder / f"{slot}.json").unlink(missing_ok=True)
+        left += song.folder.glob(f"{slot}[.-]*")
         if take is not None:
             for folder in (song.folder / "exports").glob(f"{take.serial}-*"):
                 shutil.rmtree(folder, ignore_errors=True)
+    return left
+
+
+def _unlink(paths: Iterable[Path]) -> None:
+    for path in paths:
+        path.unlink(missing_ok=True)
 
 
 def fork(song: Song, *slots: str) -> Song:
@@ -497,6 +512,7 @@ def separate(
     """
     sources = len(take.sources)
     track = Track(song.folder, take.name, sources, take) if take.ready else None
+    earlier: list[Path] = []
     begun = clock() - take.work
     source = iter(blocks)
     state = "stopped"
@@ -508,7 +524,7 @@ def separate(
                 state = "finished"
                 break
             if track is None:
-                forget(song, take.slot, *also)
+                earlier = _put_aside(song, take.slot, *also)
                 track = Track(song.folder, take.name, sources)
             track.append(block)
             take = replace(
@@ -519,7 +535,10 @@ def separate(
                 peak=tuple(track.peak.tolist()),
             )
             yield take
+            _unlink(earlier)  # the page knows of the new ones by now
+            earlier = []
     finally:
+        _unlink(earlier)
         # also where the listener has gone: closing the source frees the network for the next
         close = getattr(source, "close", None)
         if close is not None:

@@ -5,39 +5,39 @@ const hasFile = (event) => event.dataTransfer && [...event.dataTransfer.types].i
 document.addEventListener('dragenter', (event) => { if (hasFile(event)) { over++; stage().dataset.drop = '1'; } });
 document.addEventListener('dragleave', () => { over = Math.max(0, over - 1); if (!over) delete stage().dataset.drop; });
 document.addEventListener('dragover', (event) => { if (hasFile(event)) event.preventDefault(); });
-// A folder cannot be sent, and of several files only the first would be, without a word.
+// Everywhere and first: a folder cannot be sent, and of several files one alone is taken.
 document.addEventListener('drop', (event) => {
+  over = 0; delete stage().dataset.drop;
   if (!hasFile(event)) return;
+  const items = [...event.dataTransfer.items].filter((item) => item.kind === 'file'), file = event.dataTransfer.files[0];
+  const folder = items.some((item) => item.webkitGetAsEntry?.()?.isDirectory), several = items.length > 1;
+  const field = files() && document.querySelector('#song').contains(event.target);
   alone = '';
-  const items = [...event.dataTransfer.items].filter((item) => item.kind === 'file');
-  if (items.some((item) => item.webkitGetAsEntry?.()?.isDirectory)) {
-    over = 0; delete stage().dataset.drop;
-    event.preventDefault(); event.stopPropagation();
-    notice('This is a folder. Drop one song.');
-  } else if (items.length > 1) alone = `Only ${event.dataTransfer.files[0].name} is taken: one song at a time.`;
+  if (field && !folder && !several) return;
+  event.preventDefault();    // or the browser would leave the page for the file
+  if (field) {               // it would send all of them; without any it only ends its highlight
+    event.stopPropagation();
+    event.target.dispatchEvent(new DragEvent('drop', {bubbles: true}));
+  }
+  if (folder) notice('This is a folder. Drop one song.');
+  else if (file) bring(file, several ? `Only ${file.name} is taken: one song at a time.` : '');
 }, true);
 function notice(text) {
   if (value) { value = {...value, text}; face(); } else { $('.ml-invite').textContent = text; tell(text); }
 }
-document.addEventListener('drop', (event) => {
-  over = 0; delete stage().dataset.drop;
-  if (!hasFile(event)) return;
-  const input = files();
-  if (input && document.querySelector('#song').contains(event.target)) return;
-  event.preventDefault();    // or the browser would leave the page for the file
-  const file = event.dataTransfer.files[0];
-  if (!file) return;                  // it was a link
-  if (input) give(file);
-  else if (!same(file, sending)) { later = file; tell(`${file.name} comes next.`); }
-});
 let later = null;                     // dropped while another song was on its way: the last one counts
 let sending = null;
 const same = (a, b) => !!b && ['name', 'size', 'lastModified'].every((what) => a[what] === b[what]);
-document.addEventListener('change', (event) => { if (event.target === files()) sending = event.target.files[0] || null; }, true);
-function give(file) {
+document.addEventListener('change', (event) => { if (event.target === files()) { sending = event.target.files[0] || null; alone = ''; } }, true);
+function bring(file, words) {
+  if (files()) give([file, words]);
+  else if (!same(file, sending)) { later = [file, words]; tell(`${file.name} comes next.`); }
+}
+function give([file, words]) {
   const one = new DataTransfer(), input = files();
   one.items.add(file); later = null;
   input.files = one.files; input.dispatchEvent(new Event('change', {bubbles: true}));
+  alone = words;
 }
 
 // On a narrow screen the result stands above the form: who asks for it down there is taken to it.
@@ -108,7 +108,6 @@ function showSent() {
     invite.dataset.sent = sent ? '1' : '';
     const words = sent ? [alone, SENT].filter(Boolean).join(' ') : invite.textContent.endsWith(SENT) ? INVITATION : '';
     if (!value && words) { invite.textContent = words; tell(words); }
-    if (!sent) alone = '';
   }
   // a song that has just come may be the one that was sent: the field is back a moment later
   if (shown !== (value && value.token)) { shown = value && value.token; since = performance.now(); }
@@ -119,6 +118,8 @@ setInterval(() => {
   showSent();
   if (later && atWork()) later = null;     // the first one turned out to be wanted
   if (later && files()) give(later);
+  const recorder = document.querySelector('#recorder:not([aria-expanded])');
+  if (recorder) recorder.setAttribute('aria-expanded', 'false');
   const field = document.querySelector('#song button[aria-label]');
   if (!field || field.ariaLabel === OURS || !field.querySelector('.wrap')) return;
   field.ariaLabel = OURS;

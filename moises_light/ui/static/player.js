@@ -252,7 +252,8 @@ function buildDecks() {
     return e;
   }));
   box.hidden = plan.length < 2;
-  if (had) refocus = had;                             // once it is known which can be heard, see `face`
+  // once it is known which can be heard, see `face`
+  if (had) refocus = plan.some(([key]) => key === had) ? had : 'o';
 }
 let refocus = null;
 
@@ -497,7 +498,10 @@ function face() {
     const deck = transport.decks.get(real);
     e.disabled = real === 'diff' ? !comparable() : !(deck && deck.ready > 0);
   }
-  if (refocus) { element.querySelector(`.ml-deck[data-key="${refocus}"]`)?.focus(); refocus = null; }
+  if (refocus) {
+    const deck = (key) => element.querySelector(`.ml-deck[data-key="${key}"]:not(:disabled)`);
+    (deck(refocus) || deck('o'))?.focus({preventScroll: true}); refocus = null;
+  }
   $('.ml-keys-ab').hidden = !(value && value.takes.length > 1);
   $('.ml-keys-ab kbd').textContent = hidden() ? 'X' : 'A'; $('.ml-keys-ab kbd + kbd').textContent = hidden() ? 'Y' : 'B';
   if (value) {
@@ -505,7 +509,7 @@ function face() {
     const running = value.phase === 'running', slow = transport.waiting && !running ? 'Waiting for the connection …' : '';
     const behind = transport.waiting && running ? 'Waiting for the stems to get here.' : '';
     const busy = fetchingText(), next = leaving === value.token, coming = next && !atWork() ? [alone, 'Your next song is on its way …'].filter(Boolean).join(' ') : '';
-    const replaced = next && atWork() ? 'Your next song is on its way, and will take the place of this one.' : '';
+    const replaced = next && atWork() ? [alone, 'Your next song is on its way, and will take the place of this one.'].filter(Boolean).join(' ') : '';
     const work = stopping ? value.phase === 'running' ? 'Stopping at the end of this piece …' : 'Stopping …' : [behind, value.text].filter(Boolean).join(' ');
     const text = transport.error || slow || busy || coming || [work, replaced].filter(Boolean).join(' ');
     if (status.textContent !== text) status.textContent = text;
@@ -520,7 +524,7 @@ function face() {
     $('.ml-on').hidden = atWork() || !value.unfinished;
     $('.ml-work').hidden = !text;
     // the keys of who works with them must not fall to the page when a button goes
-    if (had && $(had).hidden) ($('.ml-on').hidden ? play : $('.ml-on')).focus();
+    if (had && $(had).hidden) ($('.ml-on').hidden ? play : $('.ml-on')).focus({preventScroll: true});
     bar.hidden = !atWork() && value.phase !== 'stopped';
   }
   showFetching(); entitle();
@@ -655,7 +659,7 @@ function key(event) {
   else if (k === '<' || k === '>') pace(k === '>' ? 1 : -1);
   else if (k === '[') loopMark(false);
   else if (k === ']') loopMark(true);
-  else if (k === 'Escape' && transport.loop) transport.setLoop(null);
+  else if (k === 'Escape' && transport.loop) { transport.setLoop(null); tellLoop(); }
   else return;
   event.preventDefault(); face();
 }
@@ -697,7 +701,7 @@ window.studio = {
   fetching: (what) => { prepare(what); return fetchingText(what === 'link' ? ['link'] : [...fetching].filter((other) => other !== 'link')); },
   fetched: (what) => { fetching.delete(what); face(); },
   runsOn: () => { stopping = false; face(); },
-  bringing: (on) => { bringing = on; document.querySelector('#example')?.setAttribute('aria-busy', String(on)); showSent(); },
+  bringing: (on) => { bringing = on; if (on) alone = ''; document.querySelector('#example')?.setAttribute('aria-busy', String(on)); showSent(); },
   recorder: (on) => openRecorder(on),
   deleted,
   nothingCame: () => { if (!value) { load(null); linked = null; } },
