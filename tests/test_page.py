@@ -1490,7 +1490,8 @@ def test_a_song_on_its_way_is_told_of_while_another_is_worked_on(
         "/left.*will take the place of this one/.test("
         "document.querySelector('.ml-status').textContent)"
     )
-    held[0].continue_()
+    for route in held:  # the file, and what asks how far it is
+        route.continue_()
     page.wait_for_function("document.querySelector('.ml-name').textContent.includes('Four tones')")
     monkeypatch.setattr(ByFrequency, "pause", 0.0)
     page.wait_for_timeout(1500)
