@@ -436,6 +436,7 @@ function buildCompare() {
   refill(box, ask);
 }
 async function startBlind() {
+  announce('');                              // it may name a preset
   const test = blind = new Blind(); blind.serials = serials(); chosen = transport.steady = true;
   await Promise.all(['a', 'b'].map((key) => transport.warm(key)));   // or the wait would tell
   if (blind !== test) return;                // another result came meanwhile, and ended it

@@ -62,7 +62,7 @@ class Transport {
       if (opened && this.playing) this.jump(this.now());
     } else {
       if (old) this.unplug(old);
-      this.error = '';
+      this.error = ''; this.failures = 0;
       for (const key of [...this.cache.keys()]) if (key.startsWith(deck.key + ':')) this.cache.delete(key);
       this.decks.set(deck.key, {...deck, hot: false, gains: [], levels: deck.stems.map(() => 1)});
       if (this.active === null) this.active = deck.key;
@@ -372,11 +372,12 @@ class Transport {
           }
         } catch (problem) {
           if (run !== this.run) return;
-          const gone = /40[34]|416/.test(problem.message);
+          // stems that make way for new ones are gone before the page has heard of these
+          const missing = /40[34]|416/.test(problem.message), gone = missing && this.failures > 1;
           if (gone) this.pause(); else this.setWaiting(true);
           this.error = gone
             ? 'What plays here is no longer on the server. Load this page anew.'
-            : 'The connection is too slow or gone; trying again.';
+            : missing ? '' : 'The connection is too slow or gone; trying again.';
           this.notBefore = performance.now() + Math.min(8000, 500 * 2 ** this.failures++);
           this.onchange();
           return;
