@@ -2147,6 +2147,27 @@ def test_a_vanished_result_is_said_so(visit: Callable[..., Any], song: Path) -> 
     assert not state(page)["playing"], "and it is not asked for again and again"
 
 
+def test_stems_that_are_missing_for_a_moment_do_not_stop_the_music(
+    visit: Callable[..., Any], song: Path
+) -> None:
+    """As where new ones have just taken their place, and the page has not heard of it."""
+    page = visit()
+    separate(page, song)
+    missing = [404]
+
+    def fetch(route: Any) -> None:
+        if missing:
+            route.fulfill(status=missing.pop(), body="")
+        else:
+            route.continue_()
+
+    page.route("**/gradio_api/file=**/a-*.pcm", fetch)
+    page.click(".ml-play")
+    wait(page, "s.playing && s.active === 'a' && s.level > 0.05")
+    assert not missing
+    assert state(page)["error"] == ""
+
+
 # --------------------------------------------------------------------------- for programs
 
 
