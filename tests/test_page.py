@@ -222,6 +222,12 @@ def upload(page: Any, path: Path) -> None:
     wait(page, "s.phase === 'ready'")
 
 
+def choose_preview(page: Any, at: int) -> None:
+    page.get_by_role("radio", name="30 s preview").click()
+    page.locator("#place input[type=number]").fill(str(at))
+    page.locator("#place input[type=number]").press("Tab")
+
+
 def begin(page: Any, path: Path) -> None:
     """Separate a song as far as the first stems that can be heard."""
     upload(page, path)
@@ -1438,9 +1444,7 @@ def test_a_preview_is_thirty_seconds_from_the_chosen_place(
     audio.save(path, tone("vocals", 50.0), RATE)
     page = visit()
     upload(page, path)
-    page.get_by_role("radio", name="30 s preview").click()
-    page.locator("#place input[type=number]").fill("12")
-    page.locator("#place input[type=number]").press("Tab")
+    choose_preview(page, 12)
     page.click("#go")
     wait(page, "s.phase === 'finished'")
     assert state(page)["duration"] == pytest.approx(30)
@@ -1454,9 +1458,7 @@ def test_the_form_shows_how_what_is_there_was_made(
     audio.save(path, tone("vocals", 50.0), RATE)
     page = visit()
     upload(page, path)
-    page.get_by_role("radio", name="30 s preview").click()
-    page.locator("#place input[type=number]").fill("12")
-    page.locator("#place input[type=number]").press("Tab")
+    choose_preview(page, 12)
     page.locator("#residual input").check()
     page.click("#go")
     wait(page, "s.phase === 'finished'")

@@ -862,10 +862,10 @@ def test_paper_presets_show_where_they_end(song: jobs.Song) -> None:
 
 
 def test_views_follow_what_there_is(song: jobs.Song) -> None:
-    assert [name for _, name in plots.choices([])] == ["song"]
+    assert plots.available([]) == ["song"]
     a, b = separated(song), separated(song, "b")
-    assert [name for _, name in plots.choices([a])] == ["song", "stems", "masks"]
-    assert [name for _, name in plots.choices([a, b])] == list(plots.VIEWS)
+    assert plots.available([a]) == ["song", "stems", "masks"]
+    assert plots.available([a, b]) == list(plots.VIEWS)
     for view in plots.VIEWS:
         assert plots.draw(song, [a, b], view).data
     # equal takes do not differ: every byte is the middle of the scale

@@ -52,7 +52,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("second", type=Path, help="other weights of the same network")
     parser.add_argument("out", type=Path, help=".safetensors file to write")
     parser.add_argument("--corpus", type=Path, default=Path("corpus"))
-    parser.add_argument("--share", type=float, default=0.5, help="of the first; 0.5 by default")
+    parser.add_argument(
+        "--share", type=float, default=0.5, help="of the first (default: %(default)s)"
+    )
     parser.add_argument("--device", default="cpu", choices=("cpu", "cuda", "mps"))
     args = parser.parse_args(arguments)
     if not 0 < args.share < 1:

@@ -422,7 +422,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--bands", type=int, help="n_bands of the network with the lowest bands")
     parser.add_argument("--corpus", type=Path, default=Path("corpus"))
     parser.add_argument(
-        "--batches", type=at_least(1), default=16, help="of examples of two seconds; 16 by default"
+        "--batches",
+        type=at_least(1),
+        default=16,
+        help="of examples of two seconds (default: %(default)s)",
     )
     parser.add_argument("--batch-size", type=at_least(1), default=4)
     parser.add_argument("--bf16", action=argparse.BooleanOptionalAction, default=True)

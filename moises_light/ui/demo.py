@@ -435,9 +435,10 @@ def _share_tab(
         )
 
     def remove(made: list[Any] | None, before: list[list[Any]]) -> tuple[Any, ...]:
-        gone = not made or not studio.unshare(*made[:2])  # by its other address
-        said = "The link is deleted; nobody can open it any more."
-        said = "This link was deleted already; nobody can open it." if gone else said
+        if made and studio.unshare(*made[:2]):
+            said = "The link is deleted; nobody can open it any more."
+        else:  # by its other address
+            said = "This link was deleted already; nobody can open it."
         return hidden, said, hidden, hidden, None, gr.skip(), before
 
     def put_away(made: list[Any] | None, before: list[list[Any]]) -> tuple[Any, ...]:
@@ -570,9 +571,9 @@ def _how_much(studio: Studio, song: jobs.Song, take: jobs.Take | None = None) ->
 
 def _pictures(takes: list[jobs.Take], wanted: str = "song") -> Any:
     """The pictures that there are, and the wanted one if it is among them."""
-    choices = plots.choices(takes)
-    there = wanted in [name for _, name in choices]
-    return gr.update(choices=choices, value=wanted if there else "song")
+    there = plots.available(takes)
+    choices = [(plots.VIEWS[name], name) for name in there]
+    return gr.update(choices=choices, value=wanted if wanted in there else "song")
 
 
 def _wire_song(
@@ -752,10 +753,10 @@ def _wire_runs(
             return (gr.skip(),) * 4
         song = jobs.load_song(studio.root, token)
         takes = jobs.load_takes(song) if song else []
-        names = [name for _, name in plots.choices(takes)]
-        if asked in names:
+        there = plots.available(takes)
+        if asked in there:
             view, asked = asked or "", ""
-        elif view not in names:
+        elif view not in there:
             view = "song"
         return (
             _pictures(takes, view),
@@ -944,7 +945,7 @@ def _wire_links(
         first, second = there.get("a"), there.get("b")
         extent, place = _how_much(studio, song, first)
         form = {desk["extent"]: extent, desk["place"]: place, views["view"]: _pictures(takes, view)}
-        if view in [name for _, name in plots.choices(takes)]:
+        if view in plots.available(takes):
             form[views["asked"]] = ""
         if first is not None:
             form |= {desk["preset"]: first.preset, desk["residual"]: first.residual}

@@ -40,13 +40,13 @@ VIEWS = {
 }
 
 
-def choices(takes: list[Take]) -> list[tuple[str, str]]:
-    """The pictures that can be shown, as menu entries."""
+def available(takes: list[Take]) -> list[str]:
+    """Names of the pictures that can be shown."""
     slots = {take.slot for take in takes if take.ready}
     names = ["song"]
     names += ["stems", "masks"] if "a" in slots else []
     names += ["stems_b", "masks_b", "difference"] if slots == {"a", "b"} else []
-    return [(VIEWS[name], name) for name in names]
+    return names
 
 
 def draw(song: Song, takes: list[Take], view: str) -> go.Figure:
@@ -59,7 +59,7 @@ def draw(song: Song, takes: list[Take], view: str) -> go.Figure:
     """
     by_slot = {take.slot: take for take in takes if take.ready}
     slot = "b" if view.endswith("_b") else "a"
-    if view not in [name for _, name in choices(takes)] or view == "song":
+    if view not in available(takes) or view == "song":
         return _draw_song(song, by_slot.get("a"))
     if view == "difference":
         return _draw_difference(song, by_slot["a"], by_slot["b"])

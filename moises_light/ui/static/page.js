@@ -106,7 +106,7 @@ function showSent() {
   const invite = element.querySelector('.ml-invite'), sent = bringing || (!!document.querySelector('#song') && !files());
   if (sent !== (invite.dataset.sent === '1')) {
     invite.dataset.sent = sent ? '1' : '';
-    const words = sent ? [alone, SENT].filter(Boolean).join(' ') : invite.textContent.endsWith(SENT) ? INVITATION : '';
+    const words = sent ? joined(alone, SENT) : invite.textContent.endsWith(SENT) ? INVITATION : '';
     if (!value && words) { invite.textContent = words; tell(words); }
   }
   // a song that has just come may be the one that was sent: the field is back a moment later

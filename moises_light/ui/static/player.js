@@ -9,6 +9,7 @@ const lasting = (s) => s < 59.95 ? `${s.toFixed(1)} s` : `${Math.floor(Math.roun
 const spoken = (s) => { s = Math.max(0, Math.floor(s)); const m = Math.floor(s / 60); return (m ? `${m} min ` : '') + `${s % 60} s`; };
 const gainOf = (v) => (v / 75) ** 2;                 // a fader's position: 75 is 0 dB, 100 is +5 dB
 const decibel = (v) => v <= 0 ? 'silent' : `${(20 * Math.log10(gainOf(v))).toFixed(1).replace('-', '−')} dB`;
+const joined = (...texts) => texts.filter(Boolean).join(' ');
 const address = (path) => ((window.gradio_config && window.gradio_config.root) || '') + path;
 const press = (id) => { const e = document.querySelector(id); if (e) (e.matches('button') ? e : e.querySelector('button, input') || e).click(); };
 
@@ -142,18 +143,14 @@ function stayAwake() {
 document.addEventListener('visibilitychange', stayAwake);
 
 // The address that deleted a link says so once.
-function deleted() {
-  const here = new URL(location.href);
-  if (!here.searchParams.has('delete')) return;
-  for (const name of ['r', 'delete']) here.searchParams.delete(name);
-  history.replaceState(history.state, '', here);
-}
+function deleted() { if (new URL(location.href).searchParams.has('delete')) leaveOut('r', 'delete'); }
 
 // Loaded anew, the page's address must not bring back what the visitor has gone on from.
-function settle(token) {
+function settle(token) { leaveOut('example', ...(token !== linked ? ['r', 'delete'] : [])); }
+
+function leaveOut(...names) {
   const here = new URL(location.href);
-  here.searchParams.delete('example');
-  if (token !== linked) for (const name of ['r', 'delete']) here.searchParams.delete(name);
+  for (const name of names) here.searchParams.delete(name);
   if (here.href !== location.href) history.replaceState(history.state, '', here);
 }
 
@@ -458,7 +455,7 @@ const WAITS = {all: 'zip', mix: 'mix', karaoke: 'karaoke version', drumless: 'dr
 function fetchingText(asked = [...fetching]) {
   const files = asked.filter((what) => what !== 'link').map((what) => WAITS[what] || what);
   const text = files.length ? `Preparing the ${files.join(' and the ')} to be taken away …` : '';
-  return [text, asked.includes('link') ? 'Making the link: the stems are being stored …' : ''].filter(Boolean).join(' ');
+  return joined(text, asked.includes('link') && 'Making the link: the stems are being stored …');
 }
 function prepare(what) { fetching.add(what); face(); }
 function showFetching() {
@@ -509,13 +506,14 @@ function face() {
     const share = value.done, status = $('.ml-status');
     const running = value.phase === 'running', slow = transport.waiting && !running ? 'Waiting for the connection …' : '';
     const behind = transport.waiting && running ? 'Waiting for the stems to get here.' : '';
-    const busy = fetchingText(), next = leaving === value.token, coming = next && !atWork() ? [alone, 'Your next song is on its way …'].filter(Boolean).join(' ') : '';
-    const replaced = next && atWork() ? [alone, 'Your next song is on its way, and will take the place of this one.'].filter(Boolean).join(' ') : '';
-    const work = stopping ? value.phase === 'running' ? 'Stopping at the end of this piece …' : 'Stopping …' : [behind, value.text].filter(Boolean).join(' ');
-    const text = transport.error || slow || busy || coming || [work, replaced].filter(Boolean).join(' ');
+    const busy = fetchingText(), next = leaving === value.token;
+    const coming = next && !atWork() ? joined(alone, 'Your next song is on its way …') : '';
+    const replaced = next && atWork() ? joined(alone, 'Your next song is on its way, and will take the place of this one.') : '';
+    const work = stopping ? value.phase === 'running' ? 'Stopping at the end of this piece …' : 'Stopping …' : joined(behind, value.text);
+    const text = transport.error || slow || busy || coming || joined(work, replaced);
     if (status.textContent !== text) status.textContent = text;
     const quarter = 25 * Math.floor(4 * share);
-    tell(running && share && !transport.error && !busy && !coming && !stopping ? [behind || (quarter ? `${quarter} % separated` : 'Separating'), replaced].filter(Boolean).join(' ') : text);
+    tell(running && share && !transport.error && !busy && !coming && !stopping ? joined(behind || (quarter ? `${quarter} % separated` : 'Separating'), replaced) : text);
     root.dataset.trouble = transport.error || value.phase === 'failed' ? '1' : '';
     const bar = $('.ml-bar'), percent = share === null || share === undefined ? (value.phase === 'finished' ? 100 : 0) : Math.round(100 * share);
     bar.setAttribute('aria-valuenow', String(percent)); bar.firstElementChild.style.width = `${percent}%`;
