@@ -1247,7 +1247,7 @@ class StemWriter:
         if not files or len(set(files.values())) < len(names):
             raise ValueError(f"the stems are called {list(names)}; give different names")
         for name in files.values():
-            if not name or set(name) & set('/\\:*?"<>|\0'):
+            if not name or set(name) & set('/\\:*?"<>|') or min(name) < " ":
                 raise ValueError(f"{name!r} is no name for a file; use letters, digits and spaces")
         self._targets = {stem: self.folder / f"{name}.{extension}" for stem, name in files.items()}
         for target in self._targets.values():

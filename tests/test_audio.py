@@ -1076,6 +1076,7 @@ def test_a_wav_beyond_its_format_is_refused_or_becomes_rf64(
         (lambda f: StemWriter(f / "s", ["a", "a"]), "give different names"),
         (lambda f: StemWriter(f / "s", []), "give different names"),
         (lambda f: StemWriter(f / "s", ["../a"]), r"'\.\./a' is no name for a file"),
+        (lambda f: StemWriter(f / "s", ["a\nb"]), r"'a\\nb' is no name for a file"),
         (lambda f: StemWriter(f / "s", ["a"], "ogg"), "no format is called 'ogg'"),
         (lambda f: StemWriter(f / "s", ["a"], tags={"x": "y"}), "tag 'x' is unknown"),
     ],

@@ -1007,6 +1007,27 @@ def test_what_was_stopped_goes_on_when_it_is_told_to(
     assert audio.load(download(page, "take-bass")).shape[-1] == 882000
 
 
+def test_who_stopped_a_run_gets_no_new_one(
+    visit: Callable[..., Any], song: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Neither by leaving before the piece has ended, nor in a second tab that waited for it."""
+    monkeypatch.setattr(ByFrequency, "pause", 2.0)
+    page = visit()
+    begin(page, song)
+    second = duplicated(page)
+    second.wait_for_function("window.studio && window.studio.state().phase === 'empty'")
+    page.click(".ml-stop")
+    page.wait_for_timeout(300)
+    assert page.inner_text(".ml-status").startswith("Stopping")
+    page.reload()
+    for each in (page, second):
+        each.wait_for_function("window.studio && window.studio.state().phase === 'stopped'")
+    page.wait_for_timeout(700)
+    for each in (page, second):
+        assert state(each)["phase"] == "stopped"
+        assert each.is_visible(".ml-on")
+
+
 def test_a_second_tab_leaves_the_first_ones_run_alone(
     visit: Callable[..., Any], song: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -1295,6 +1316,133 @@ def test_a_browser_that_does_not_begin_to_play_is_told_of(
     page.click(".ml-play")
     wait(page, "s.playing && s.level > 0.05 && s.error === ''")
     assert "sound output" not in page.inner_text(".ml-status")
+    # one that cannot make an output at all, and one that says it runs and stands still
+    page.reload()
+    page.wait_for_function("window.studio && window.studio.state().phase === 'ready'")
+    page.evaluate(
+        "() => { window.real = AudioContext; AudioContext = function () { throw new Error(); }; }"
+    )
+    page.click(".ml-play")
+    wait(page, "s.error.includes('sound output') && !s.playing")
+    page.evaluate(
+        "() => { AudioContext = window.real;"
+        " const time = 'currentTime', all = BaseAudioContext.prototype;"
+        " window.usual = Object.getOwnPropertyDescriptor(all, time);"
+        " Object.defineProperty(all, time, {get: () => 0, configurable: true}); }"
+    )
+    page.click(".ml-play")
+    wait(page, "s.playing")
+    wait(page, "s.error.includes('sound output') && !s.playing")
+    page.evaluate("Object.defineProperty(BaseAudioContext.prototype, 'currentTime', window.usual)")
+    page.click(".ml-play")
+    wait(page, "s.playing && s.level > 0.05 && s.error === ''")
+
+
+def test_who_presses_play_twice_while_the_browser_wakes_wanted_no_music(
+    visit: Callable[..., Any], song: Path
+) -> None:
+    page = visit()
+    upload(page, song)
+    page.evaluate(
+        "() => { const real = AudioContext.prototype.resume;"
+        " AudioContext.prototype.resume = async function () {"
+        "  await new Promise((done) => setTimeout(done, 500)); return real.call(this); }; }"
+    )
+    for _ in range(2):
+        page.keyboard.press(" ")
+    page.wait_for_timeout(900)
+    assert not state(page)["playing"]
+    page.keyboard.press(" ")
+    wait(page, "s.playing && s.level > 0.05")
+
+
+def test_a_page_that_is_silent_lets_the_sound_output_go(
+    visit: Callable[..., Any], song: Path
+) -> None:
+    page = visit(clock=True)
+    upload(page, song)
+    page.click(".ml-play")
+    wait(page, "s.playing && s.clock === 'running'")
+    page.click(".ml-play")
+    page.wait_for_timeout(200)
+    assert state(page)["clock"] == "running", "who goes on at once need not wait"
+    page.clock.fast_forward(31_000)
+    wait(page, "s.clock === 'suspended'")
+    page.click(".ml-play")
+    wait(page, "s.playing && s.level > 0.05")
+
+
+RENDERED = """async (plan) => {
+  // played as fast as can be, so that no other work on this machine makes a hole
+  const t = window.studio.transport, rate = 44100, last = Math.max(...Object.keys(plan)) + 5;
+  const context = new OfflineAudioContext(1, rate * last / 10, rate);
+  t.context = context;
+  t.wake = async () => {};
+  t.out = context.createGain();
+  t.meter = context.createAnalyser();
+  t.out.connect(context.destination);
+  const nodes = () => t.pieces.flatMap((piece) => [...piece.nodes.values()]);
+  for (let tenth = 1; tenth < last; tenth++) context.suspend(tenth / 10).then(async () => {
+    const [what, ...values] = plan[tenth] ?? ['pump'];
+    await t[what](...values);
+    if (what !== 'reset') {
+      while (t.pumping) await new Promise((done) => setTimeout(done, 5));
+      await Promise.all(nodes().map((node) => node.loading));
+    }
+    context.resume();
+  });
+  const x = (await context.startRendering()).getChannelData(0), n = rate / 10;
+  return [...Array(last).keys()].map((tenth) => {
+    let step = 0, peak = 0;
+    for (let i = tenth * n + 1; i < (tenth + 1) * n; i++) {
+      step = Math.max(step, Math.abs(x[i] - x[i - 1]));
+      peak = Math.max(peak, Math.abs(x[i]));
+    }
+    return [step, peak];
+  });
+}"""
+
+
+def test_nothing_clicks(visit: Callable[..., Any], tmp_path: Path) -> None:
+    """The steps from sample to sample of a low tone, wherever it begins and ends."""
+    path = tmp_path / "low.flac"
+    audio.save(path, tone("bass", 20.0), RATE)
+    page = visit()
+    upload(page, path)
+    plan = {
+        5: ["play"],
+        20: ["seek", 7.0042],
+        30: ["setLoop", [7.2017, 15]],
+        40: ["setLoop", None],
+        50: ["pause"],
+        60: ["play"],
+        70: ["setPace", 0.75, 0],
+        80: ["setPace", 1, 0],
+        85: ["setLoop", [8.0, 8.3017]],
+        100: ["reset"],
+    }
+    steps, peaks = np.array(page.evaluate(RENDERED, plan)).T
+    level = LEVELS["bass"] * (1 + 0.7) / 2  # both channels in one
+    usual = level * 2 * np.pi * PITCHES["bass"] / RATE
+    assert steps[10:15].max() == pytest.approx(usual, rel=0.05)
+    loud = np.flatnonzero(peaks > 0.9 * level)
+    assert {5, 19, 21, 31, 41, 49, 61, 71, 81, 99} <= set(loud)
+    assert peaks[51:60].max() == peaks[101:].max() == 0
+    assert steps.max() < 2 * usual, np.flatnonzero(steps >= 2 * usual)
+
+
+def test_where_stems_vanish_the_song_plays_on(visit: Callable[..., Any], song: Path) -> None:
+    page = visit()
+    separate(page, song)
+    page.click(".ml-play")
+    wait(page, "s.active === 'a' && s.level > 0.05")
+    page.evaluate(
+        "() => { const t = window.studio.transport;"  # as after a while in which nobody heard it
+        " for (const piece of t.pieces) piece.nodes.delete('o');"
+        " t.decks.get('o').hot = false; t.fallBack('o'); t.removeDeck('a'); t.setMix({o: 1}); }"
+    )
+    page.wait_for_timeout(3000)
+    wait(page, "s.active === 'o' && s.playing && s.level > 0.05")
 
 
 def test_on_a_slow_line_there_are_few_long_gaps_and_they_are_told_of(
@@ -1851,26 +1999,39 @@ def test_parts_of_different_length_are_played_as_they_are(
     wait(page, "s.playing")
     wait(page, "s.buses.a > 0.99")
     assert "as they are" in page.inner_text(".ml-compare .ml-note")
+    assert page.is_disabled(".ml-blind-start"), "where B ends would tell which it is"
+    # nor does who asks for B after its end lose the music
+    page.evaluate("window.studio.seek(15)")
+    wait(page, "s.position > 15 && s.level > 0.05")
+    page.keyboard.press("b")
+    assert "nothing after 0:0" in page.inner_text(".ml-status")
+    now = state(page)
+    assert (now["active"], now["playing"]) == ("a", True)
+    assert now["position"] > 15
+    page.evaluate("window.studio.seek(1)")
+    assert "nothing after" not in page.inner_text(".ml-status")
+    page.keyboard.press("b")
+    wait(page, "s.active === 'b' && s.level > 0")
 
 
 def test_what_is_heard_is_behind_what_is_played_by_the_outputs_latency(
     visit: Callable[..., Any],
 ) -> None:
-    heard = """([enters, at, loop]) => {
+    heard = """([round, at, loop]) => {
       const t = Object.create(Object.getPrototypeOf(window.studio.transport));
       Object.assign(t, {playing: true, rate: 44100, run: 1, loop, position: 0, speed: 1});
       t.context = {currentTime: 100, outputLatency: 0.25};
-      t.pieces = [{run: 1, enters, from: 20, when: 100 - (at - 20), length: 2}];
+      t.pieces = [{run: 1, round, from: 20, when: 100 - (at - 20), length: 2}];
       return t.heardAt();
     }"""
     page = visit()
-    for enters, at, loop, place in (
+    for comes_round, at, loop, place in (
         (False, 21.0, None, 20.75),
         (False, 21.0, [20, 24], 20.75),
         (False, 20.1, [20, 24], 20.0),
         (True, 20.1, [20, 24], 23.85),
     ):
-        assert page.evaluate(heard, [enters, at, loop]) == pytest.approx(place, abs=1e-6)
+        assert page.evaluate(heard, [comes_round, at, loop]) == pytest.approx(place, abs=1e-6)
 
 
 def test_the_odds_of_a_blind_test(visit: Callable[..., Any]) -> None:

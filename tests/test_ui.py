@@ -1,8 +1,10 @@
 """The page without a browser: a song's folder, the run, pictures, files to take away, links."""
 
+import errno
 import json
 import os
 import re
+import shutil
 import threading
 import time
 import unicodedata
@@ -11,6 +13,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -25,7 +28,7 @@ from moises_light import audio, weights
 from moises_light.config import SOURCES, configs
 from moises_light.model import MoisesLight
 from moises_light.ui import engine as engines
-from moises_light.ui import export, jobs, player, plots, share, theme, words
+from moises_light.ui import export, handlers, jobs, player, plots, share, theme, words
 from moises_light.ui.demo import _quote, build_demo
 from moises_light.ui.engine import Engine
 from moises_light.ui.handlers import PREVIEW, WHOLE, Studio
@@ -437,7 +440,9 @@ def test_your_mix_follows_the_faders(song: jobs.Song) -> None:
     torch.testing.assert_close(read, expected, rtol=0, atol=1e-6)
 
 
-def test_a_mix_is_written_once_and_old_ones_make_way(song: jobs.Song) -> None:
+def test_a_mix_is_written_once_and_old_ones_make_way(
+    song: jobs.Song, monkeypatch: pytest.MonkeyPatch
+) -> None:
     take = separated(song)
     write = partial(export.write, song, take, "mix", "flac")
     first = write({"vocals": 0.5}).path
@@ -446,11 +451,14 @@ def test_a_mix_is_written_once_and_old_ones_make_way(song: jobs.Song) -> None:
     stem = export.write(song, take, "vocals", "flac").path
     for tenths in range(10):
         assert write({"vocals": tenths / 10}).path.is_file()
+        assert first.is_file(), "somebody may be fetching it"
+    monkeypatch.setattr(jobs, "IN_USE", -1.0)
+    write({"vocals": 0.0})
     assert len(list((song.folder / "exports").rglob("*-mix-*"))) == export.KEEP_MIXES
     assert stem.is_file()
 
 
-def test_a_loop_can_be_taken_away_alone(song: jobs.Song) -> None:
+def test_a_loop_can_be_taken_away_alone(song: jobs.Song, monkeypatch: pytest.MonkeyPatch) -> None:
     take = separated(song)
     part = export.loop_of(take, [0.5, 0.75])
     assert part == export.Part(22050, 11025)
@@ -472,6 +480,7 @@ def test_a_loop_can_be_taken_away_alone(song: jobs.Song) -> None:
         assert len(archive.namelist()) == 4
         assert all("-from-0.50s-" in name for name in archive.namelist())
     # each loop has its place, and old ones make way
+    monkeypatch.setattr(jobs, "IN_USE", -1.0)
     for tenth in range(1, 8):
         later = export.loop_of(take, [0.0, tenth / 10])
         export.write(song, take, "vocals", "flac", part=later)
@@ -548,6 +557,9 @@ def test_tags_travel(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "name",
     [
+        "--help",
+        "aux.live",
+        "Com1 .x",
         "../../etc/x",
         "a/b\\c:d*e?f",
         "  .hidden. ",
@@ -562,7 +574,8 @@ def test_file_names_are_safe_anywhere(song: jobs.Song, name: str) -> None:
     made = export.file_name(replace(song, name=name), "vocals", new_take(song), "wav")
     assert Path(made).name == made
     assert not set(made) & set('/\\:*?"<>|')
-    assert not made.startswith(".")
+    assert not made.startswith((".", "-"))
+    assert made.split(".")[0].strip().lower() not in ("aux", "com1"), "devices of Windows"
     assert made.endswith("-vocals-paper_small.wav")
     assert len(made.encode()) <= 200, "with a draft's ending it must stay within 255 bytes"
 
@@ -788,6 +801,25 @@ def test_links_stay_within_their_room(song: jobs.Song, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="no room"):
         shares.create(song, [separated(song)])
     assert not list((tmp_path / "links").iterdir())
+    # all of the song is stored, of whatever part the stems are
+    shares.limit = 4 * song.frames
+    take = replace(separated(song), ready=1000)
+    take.save(song)
+    with pytest.raises(ValueError, match="no room"):
+        shares.create(song, [take])
+    shares.limit += 4 * 4 * take.ready
+    stored = tmp_path / "links" / shares.create(song, [take]).token
+    assert sum(path.stat().st_size for path in stored.glob("*.flac")) < shares.limit
+
+
+def test_other_users_of_the_machine_cannot_list_songs_and_links(
+    studio: Studio, song: jobs.Song, tmp_path: Path
+) -> None:
+    studio.root = tmp_path / "gradio" / "studio"
+    studio.make_room()
+    studio.shares.create(song, [separated(song)])
+    for folder in (studio.root, studio.shares.root):
+        assert folder.stat().st_mode & 0o777 == 0o700
 
 
 def test_a_result_replaced_while_it_is_stored_makes_no_link(
@@ -1178,6 +1210,99 @@ def test_a_disk_that_is_full_at_the_first_block_leaves_no_empty_take(
         list(jobs.separate(song, new_take(song), split(tones())))
     assert jobs.load_takes(song) == []
     assert jobs.to_go_on(song) is None
+    assert not list(song.folder.glob("a-*"))
+
+
+@pytest.mark.parametrize("blocks", [0, 1])
+def test_a_disk_that_is_full_costs_nothing_that_was_there(
+    song: jobs.Song, monkeypatch: pytest.MonkeyPatch, blocks: int
+) -> None:
+    before = [separated(song), separated(song, "b")]
+    append, there = jobs.Track.append, []
+
+    def full(track: jobs.Track, block: torch.Tensor) -> None:
+        if len(there) == blocks:
+            track._files[0].write(bytes(1000))
+            raise OSError(28, "no space left")
+        append(track, block)
+        there.append(block)
+
+    monkeypatch.setattr(jobs.Track, "append", full)
+    take = replace(new_take(song), frames=song.frames - 1)
+    with pytest.raises(OSError, match="no space"):
+        list(jobs.separate(song, take, split(tones()), also=("b",)))
+    if not blocks:
+        assert jobs.load_takes(song) == before
+        for kept in before:
+            assert jobs.samples(song, kept.name, 4).shape[0] == song.frames
+        return
+    (kept,) = jobs.load_takes(song)
+    assert (kept.serial, kept.state, kept.ready) == (take.serial, "stopped", 40_000)
+    assert jobs.samples(song, kept.name, 4).shape[0] == kept.ready, "half a block takes no room"
+
+
+def test_what_was_cut_off_is_told_from_what_was_stopped(song: jobs.Song) -> None:
+    """The first goes on by itself when its page is back."""
+    run = jobs.separate(song, new_take(song), split(tones()))
+    while not next(run).ready:
+        pass
+    run.close()
+    cut = jobs.load_take(song, "a")
+    assert cut is not None
+    assert (cut.state, cut.cut) == ("stopped", True)
+    assert player.payload(song, [cut], phase="stopped")["cut"]
+    run = jobs.separate(song, jobs.unfinished(song, cut), split(tones()), lambda: True)
+    *_, stopped = run
+    assert not stopped.cut
+    # stopped, and the page went before the block had ended
+    stop: list[bool] = []
+    run = jobs.separate(song, new_take(song), split(tones()), lambda: bool(stop))
+    while not next(run).ready:
+        pass
+    stop.append(True)
+    run.close()
+    take = jobs.load_take(song, "a")
+    assert take is not None
+    assert (take.state, take.cut) == ("stopped", False)
+    seen = player.payload(song, [take], phase="stopped")
+    assert (seen["unfinished"], seen["cut"]) == (True, False)
+    jobs.ask(song, new_take(song))
+    assert player.payload(song, [take], phase="stopped")["cut"], "it waited in line"
+
+
+def test_a_run_for_which_there_is_no_room_is_refused(
+    ramps: None, studio: Studio, song: jobs.Song, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = separated(song)
+    usage = shutil.disk_usage(song.folder)
+    free = new_take(song).missing + handlers.SPARE_BYTES
+    assert new_take(song).missing == pytest.approx(6 * 8 * song.frames, rel=0.01)
+
+    def short(_: Path) -> Any:
+        return usage._replace(free=free)
+
+    monkeypatch.setattr(jobs.shutil, "disk_usage", short)
+    free -= 1
+    with pytest.raises(ValueError, match="no room for these stems"):
+        list(events_of(studio, song, 0, song.frames))
+    assert jobs.load_takes(song) == [before]
+    free += 1
+    *_, (phase, _, _) = events_of(studio, song, 0, song.frames)
+    assert phase == "finished"
+
+
+@pytest.mark.parametrize(
+    ("number", "said"),
+    [
+        (errno.ENOSPC, "is full"),
+        (errno.EDQUOT, "is full"),
+        (errno.EROFS, "may not write"),
+        (errno.EACCES, "may not write"),
+        (errno.EIO, "Something broke"),
+    ],
+)
+def test_what_the_disk_refuses_is_said(number: int, said: str) -> None:
+    assert said in handlers.explain(OSError(number, "x")).message
 
 
 def test_who_stops_when_the_last_block_is_there_has_it_all(song: jobs.Song) -> None:
@@ -1323,7 +1448,7 @@ def test_what_was_asked_for_is_kept_until_there_is_some_of_it(
     waiting = events_of(studio, song, 0, song.frames)
     _, _, asked = next(waiting)
     waiting.close()  # as a lost connection does
-    assert jobs.to_go_on(song) == asked
+    assert jobs.to_go_on(song) == replace(asked, cut=True)
     assert player.payload(song, phase="stopped")["unfinished"]
     assert not player.payload(song, phase="queued")["unfinished"], "it is under way"
     waiting = events_of(studio, song, 0, song.frames)

@@ -138,6 +138,8 @@ def launch_options() -> dict[str, Any]:
 # ------------------------------------------------------------------------- what is where
 
 Parts = dict[str, Any]
+Shown = Iterator[dict[Any, Any]]
+"""What an event shows by and by: values by component."""
 
 
 class Made(NamedTuple):
@@ -378,9 +380,9 @@ def _share_tab(
     with gr.Tab("Share", id="share") as tab:
         with gr.Column(elem_classes="ml-result"):
             gr.Markdown(
-                f"**This result.** Whoever has the link can listen to the song and its stems, "
-                f"download them, and see its name, for {days}. Nobody finds it without the link. "
-                f"It is stored as 16-bit FLAC. Share only what you may share."
+                f"**This result.** Whoever has the link can listen to the whole song and its "
+                f"stems, download them, and see its name, for {days}. Nobody finds it without the "
+                f"link. It is stored as 16-bit FLAC. Share only what you may share."
             )
             make = gr.Button("Create a link to this result", elem_id="share-make")
             link = gr.Textbox(
@@ -682,6 +684,8 @@ def _wire_runs(
                         break
                     button = busy if phase in ("queued", "running") else idle
                     shown = studio.show(song, slot, phase, text, take)
+                    if run.left:  # while this was put together
+                        break
                     yield song.token, shown, button, button, ""
             except Exception as error:
                 # a link's maker may have deleted it, and this copy with it
@@ -859,80 +863,90 @@ def _wire_links(
 ) -> Any:
     """What the page's address or its tab brings; returns that event."""
 
-    def arrive(kept: str | None, request: gr.Request) -> Iterator[dict[Any, Any]]:
-        """What the page's address asks for: settings, a result, or its deletion.
+    def arrive(kept: str | None, request: gr.Request) -> Shown:
+        """What the page's address asks for: settings, a result, its deletion, or the example.
 
         Else the song that this tab had before it was loaded anew, if it is still there.
         """
         asked = {key: str(value) for key, value in dict(request.query_params).items()}
+        wanted, view = settings_of(asked), asked.get("view", "")
+        link, key = asked.get("r"), asked.get("delete")
+        mine = jobs.load_song(studio.root, kept)
+        if link and key:
+            delete(link, key)
+        if link and not key:
+            yield from from_link(link, wanted, view)
+        elif not link and asked.get("example") == "francium":
+            yield from from_example(wanted, view)
+        elif not link and mine is not None:
+            yield from from_tab(mine, wanted, view)
+        else:  # the page says already that it fetches the song, which is not there
+            yield {player: {"opening": ""} if kept else gr.skip(), **wanted}
+
+    def settings_of(asked: dict[str, str]) -> dict[Any, Any]:
         presets = studio.engine.presets()
-        runnable = [name for name, known in presets.items() if known.available]
         wanted: dict[Any, Any] = {}
         if asked.get("preset") in presets:
             wanted[desk["preset"]] = asked["preset"]
-        if asked.get("preset_b") in runnable:
-            wanted[compare["preset"]] = asked["preset_b"]
-        view = asked.get("view", "")
-        if view in plots.VIEWS:
+        if (second := asked.get("preset_b")) in presets and presets[second].available:
+            wanted[compare["preset"]] = second
+        if (view := asked.get("view")) in plots.VIEWS:
             wanted[tabs] = gr.update(selected="views")
             wanted[views["asked"]] = view if view != "song" else ""
-        link = asked.get("r")
-        if link and asked.get("delete"):
-            if studio.unshare(link, asked["delete"]):
-                gr.Info("The link is deleted; nobody can open it any more.")
-            else:
-                gr.Warning("This link is already gone, or it is not yours to delete.")
-        elif link:
-            yield {player: {"opening": "Opening a shared song …"}}
-            try:
-                song = studio.open_link(link)
-            except Exception as error:
-                text = explain(error).message
-                yield {player: {"opening": "", "trouble": text}, **wanted}
-                return
-            takes = jobs.load_takes(song)
-            result = studio.shares.look(link) or {"expires": 0}
-            text = f"A shared result, here until {words.until(result['expires'])}."
-            shown = payload(song, takes, phase="finished", text=text)
-            yield {token: song.token, player: shown, **wanted, **as_made(song, takes, view)}
+        return wanted
+
+    def delete(link: str, key: str) -> None:
+        if studio.unshare(link, key):
+            gr.Info("The link is deleted; nobody can open it any more.")
+        else:
+            gr.Warning("This link is already gone, or it is not yours to delete.")
+
+    def from_link(link: str, wanted: dict[Any, Any], view: str) -> Shown:
+        yield {player: {"opening": "Opening a shared song …"}}
+        try:
+            song = studio.open_link(link)
+        except Exception as error:
+            yield {player: {"opening": "", "trouble": explain(error).message}, **wanted}
             return
-        elif asked.get("example") == "francium":
-            if not EXAMPLE.is_file():
-                raise gr.Error("The example is not part of this installation. Drop a song instead.")
-            song = studio.open_song(str(EXAMPLE), "example")
-            shown = payload(song, text=words.arrived(song))
-            yield {token: song.token, player: shown, **wanted, **as_made(song, [], view)}
-            return
-        mine = jobs.load_song(studio.root, kept)
-        if mine is not None and not link:
-            mine.touch()
-            phase, text = "ready", "The page was loaded anew. Your song is still here."
-            takes, part, slot = [], None, "a"
-            # a run ends where its page goes, at its next block; that of a page which is still
-            # open goes on, for this may be a second one
-            said = ""
-            for long in studio.wait_for(mine.token):
-                now = STILL_RUNS if long else ON_ITS_WAY
-                # also where nothing is new, so that Gradio can end this for who has left
-                yield {player: {"opening": now} if now != said else gr.skip()}
-                said = now
-            if not studio.is_busy(mine.token):
-                takes, part = jobs.load_takes(mine), jobs.to_go_on(mine)
-                if part is not None:
-                    phase, slot = "stopped", part.slot
-                    before = part.slot in [take.slot for take in takes]
-                    ended = words.ended(replace(part, state=phase), jobs.SAMPLE_RATE, before)
-                    text = f"The page was loaded anew. {ended}"
-                elif takes:
-                    phase, slot = takes[-1].state, takes[-1].slot
-            else:
-                text = f"{STILL_RUNS} Load this page anew then."
-            shown = payload(mine, takes, phase=phase, text=text, slot=slot, current=part)
-            made = as_made(mine, takes, view, part)
-            yield {token: mine.token, player: shown, **wanted, **made}
-            return
-        # the page says already that it fetches the song, which is not there
-        yield {player: {"opening": ""} if kept else gr.skip(), **wanted}
+        takes = jobs.load_takes(song)
+        result = studio.shares.look(link) or {"expires": 0}
+        text = f"A shared result, here until {words.until(result['expires'])}."
+        shown = payload(song, takes, phase="finished", text=text)
+        yield {token: song.token, player: shown, **wanted, **as_made(song, takes, view)}
+
+    def from_example(wanted: dict[Any, Any], view: str) -> Shown:
+        if not EXAMPLE.is_file():
+            raise gr.Error("The example is not part of this installation. Drop a song instead.")
+        song = studio.open_song(str(EXAMPLE), "example")
+        shown = payload(song, text=words.arrived(song))
+        yield {token: song.token, player: shown, **wanted, **as_made(song, [], view)}
+
+    def from_tab(mine: jobs.Song, wanted: dict[Any, Any], view: str) -> Shown:
+        mine.touch()
+        # a run ends where its page goes, at its next block; that of a page which is still
+        # open goes on, for this may be a second one
+        said = ""
+        for long in studio.wait_for(mine.token):
+            now = STILL_RUNS if long else ON_ITS_WAY
+            # also where nothing is new, so that Gradio can end this for who has left
+            yield {player: {"opening": now} if now != said else gr.skip()}
+            said = now
+        phase, text = "ready", "The page was loaded anew. Your song is still here."
+        takes, part, slot = [], None, "a"
+        if studio.is_busy(mine.token):
+            text = f"{STILL_RUNS} Load this page anew then."
+        else:
+            takes, part = jobs.load_takes(mine), jobs.to_go_on(mine)
+        if part is not None:
+            phase, slot = "stopped", part.slot
+            before = part.slot in [take.slot for take in takes]
+            ended = words.ended(replace(part, state=phase), jobs.SAMPLE_RATE, before)
+            text = f"The page was loaded anew. {ended}"
+        elif takes:
+            phase, slot = takes[-1].state, takes[-1].slot
+        shown = payload(mine, takes, phase=phase, text=text, slot=slot, current=part)
+        made = as_made(mine, takes, view, part)
+        yield {token: mine.token, player: shown, **wanted, **made}
 
     def as_made(
         song: jobs.Song, takes: list[jobs.Take], view: str, part: jobs.Take | None = None

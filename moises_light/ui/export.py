@@ -7,6 +7,7 @@ import math
 import os
 import re
 import shutil
+import time
 import unicodedata
 import zipfile
 from collections.abc import Callable, Iterator, Mapping
@@ -124,9 +125,15 @@ def file_name(
     name = "".join(c if _is_plain(c) else "\0" for c in unicodedata.normalize("NFC", song.name))
     name = re.sub("\0+", "_", name).strip(" .")
     name = name.encode()[:NAME_BYTES].decode(errors="ignore").rstrip(" .")
+    if _TAKEN.match(name):
+        name = f"_{name}"
     place = f"-from-{(take.start + part.first) / SAMPLE_RATE:.2f}s" if part else ""
     played = f"-{pace}" if pace != AS_IT_IS else ""
     return f"{name or 'song'}-{what}{place}{played}-{take.preset}.{extension}"
+
+
+_TAKEN = re.compile(r"-|(con|prn|aux|nul|com\d|lpt\d) *\.", re.IGNORECASE)
+"""What begins like an option, and what Windows takes for a device whatever follows the dot."""
 
 
 def _is_plain(character: str) -> bool:
@@ -217,7 +224,9 @@ def _make_way(folder: Path) -> None:
     mixes = [path for path in folder.parent.glob(f"{serial_and_ready}-*-*") if path != folder]
     mixes.sort(key=jobs.last_touched)
     for path in mixes[: max(0, len(mixes) + 1 - KEEP_MIXES)]:
-        shutil.rmtree(path, ignore_errors=True)
+        # who opened the same link may be fetching it
+        if time.time() - jobs.last_touched(path) > jobs.IN_USE:
+            shutil.rmtree(path, ignore_errors=True)
 
 
 def checked_faders(take: Take, faders: Mapping[str, float] | None) -> Tensor:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import atexit
+import errno
 import logging
 import os
 import re
@@ -34,6 +35,10 @@ PATIENCE = 20.0
 """Seconds in which the run of a page that was left has nearly always come to its next block."""
 LONGEST_WAIT = 300.0
 """Seconds after which a page no longer waits for the run of another one to end."""
+SPARE_BYTES = 64 << 20
+"""What a run leaves free on the disk."""
+FULL = (errno.ENOSPC, errno.EDQUOT)
+FORBIDDEN = (errno.EACCES, errno.EPERM, errno.EROFS)
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
 GONE = "This song is no longer on the server. Drop it once more."
 WHOLE, PREVIEW = "Whole song", "30 s preview"
@@ -47,8 +52,14 @@ def explain(error: Exception) -> gr.Error:
         return error
     if isinstance(error, ValueError):
         return gr.Error(_sentence(str(error)), 12)
-    if isinstance(error, OSError) and error.errno == 28:
+    if isinstance(error, OSError) and error.errno in FULL:
         return gr.Error("The disk of this machine is full. Please try again in a while.", 12)
+    if isinstance(error, OSError) and error.errno in FORBIDDEN:
+        log.error("no right to write", exc_info=error)
+        return gr.Error(
+            "This server may not write into its folder, so it can take no songs. Tell who runs it.",
+            12,
+        )
     log.error("unforeseen", exc_info=error)
     return gr.Error("Something broke while working on this song. Please try once more.", 12)
 
@@ -115,17 +126,20 @@ class Studio:
         except Exception as error:
             raise explain(error) from error
 
-    def make_room(self, needed: int = 0) -> None:
-        """Sweep where the disk is nearly full, or would be with `needed` bytes more.
+    def make_room(
+        self, needed: int = 0, spare: int = KEEP_FREE_BYTES, what: str = "another song"
+    ) -> None:
+        """Sweep where less than `spare` bytes would be free with `needed` bytes more.
 
         Raises:
             ValueError: if that did not help.
         """
-        self.root.mkdir(parents=True, exist_ok=True)
-        if shutil.disk_usage(self.root).free < KEEP_FREE_BYTES + needed:
+        # names are what opens a song: other users of this machine must not list them
+        self.root.mkdir(mode=0o700, parents=True, exist_ok=True)
+        if shutil.disk_usage(self.root).free < spare + needed:
             self.sweep(KEEP_SECONDS / 4)
-            if shutil.disk_usage(self.root).free < KEEP_FREE_BYTES + needed:
-                raise ValueError("there is no room for another song right now; try again later")
+            if shutil.disk_usage(self.root).free < spare + needed:
+                raise ValueError(f"there is no room for {what} right now; try again later")
 
     def open_link(self, link: str) -> jobs.Song:
         """The song of a shared result.
@@ -254,6 +268,7 @@ class Studio:
         )
         song, stop = run.song, run.stop
         take = jobs.unfinished(song, take) or take
+        self.make_room(take.missing, SPARE_BYTES, "these stems")
         before = {there.slot: there for there in jobs.load_takes(song)}
         ticket = self.turnstile.enter()
         try:
@@ -284,6 +299,8 @@ class Studio:
             jobs.answer(song)
             raise
         finally:
+            if stop.is_set():  # also where the page went before it could be told
+                jobs.answer(song)
             self.turnstile.leave(ticket)
 
     def stop(self, token: str | None) -> None:

@@ -128,7 +128,7 @@ class Asked(NamedTuple):
     residual: bool = False
 
 
-PROGRESS = ("ready", "state", "work", "gram", "peak", "serial")
+PROGRESS = ("ready", "state", "work", "gram", "peak", "serial", "cut")
 """What a `Take` is by and by; the rest is what was asked for."""
 
 
@@ -153,6 +153,7 @@ class Take:
         peak: largest absolute sample of each stem.
         serial: tells this run from an earlier one in the same slot.
         residual: whether what no stem claims goes to "other".
+        cut: whether nobody stopped it: the connection was lost.
     """
 
     slot: str
@@ -170,6 +171,7 @@ class Take:
     peak: tuple[float, ...] = ()
     serial: str = field(default_factory=new_token)
     residual: bool = False
+    cut: bool = False
 
     @property
     def name(self) -> str:
@@ -192,6 +194,12 @@ class Take:
     def asked(self) -> Asked:
         """What it was asked to be."""
         return Asked(self.preset, self.device, self.start, self.frames, self.residual)
+
+    @property
+    def missing(self) -> int:
+        """Bytes that its files will take and do not yet."""
+        whole = replace(self, ready=self.frames)
+        return sum(_sizes(whole)) - sum(_sizes(self))
 
     def covers(self, start: int, frames: int) -> bool:
         """Whether it is of just this part of the song. A new A leaves such a B where it is."""
@@ -262,18 +270,18 @@ def load_takes(song: Song) -> list[Take]:
     return [take for slot in SLOTS if (take := load_take(song, slot)) is not None]
 
 
-def forget(song: Song, *slots: str) -> None:
-    """Delete takes and what was made of them; what was made of others stays."""
-    _unlink(_put_aside(song, *slots))
+def forget(song: Song, *slots: str, new: str = "") -> list[Path]:
+    """Delete takes and what was made of them; what was made of others stays.
 
-
-def _put_aside(song: Song, *slots: str) -> list[Path]:
-    """Forget takes, but leave their stems, which a page may be playing; returns their files."""
+    Returns:
+        The files of their stems, still there, for a page may be playing them. Those of the take
+        called `new` are not among them.
+    """
     left: list[Path] = []
     for slot in slots:
         take = load_take(song, slot)
         (song.folder / f"{slot}.json").unlink(missing_ok=True)
-        left += song.folder.glob(f"{slot}[.-]*")
+        left += [p for p in song.folder.glob(f"{slot}[.-]*") if p.stem != new]
         if take is not None:
             for folder in (song.folder / "exports").glob(f"{take.serial}-*"):
                 shutil.rmtree(folder, ignore_errors=True)
@@ -306,7 +314,7 @@ def fork(song: Song, *slots: str) -> Song:
 
 def ask(song: Song, take: Take) -> None:
     """Keep what was asked for until there is some of it, should the asker's connection be lost."""
-    _write_json(song.folder / f"{PENDING}.json", asdict(take))
+    _write_json(song.folder / f"{PENDING}.json", asdict(replace(take, cut=True)))
 
 
 def answer(song: Song) -> None:
@@ -333,7 +341,7 @@ def unfinished(song: Song, wanted: Take) -> Take | None:
     except OSError:
         return None
     enough = [size >= need for size, need in zip(sizes, _sizes(take), strict=True)]
-    return replace(take, state="running") if all(enough) else None
+    return replace(take, state="running", cut=False) if all(enough) else None
 
 
 def _sizes(take: Take) -> tuple[int, int, int]:
@@ -397,7 +405,8 @@ class Track:
 
     def close(self) -> None:
         for file in self._files:
-            file.close()
+            with suppress(OSError):  # the disk was full, and `append` has told of it
+                file.close()
 
 
 def _own(path: Path) -> None:
@@ -516,6 +525,7 @@ def separate(
     begun = clock() - take.work
     source = iter(blocks)
     state = "stopped"
+    cut = False
     try:
         yield take
         while not stopped():
@@ -524,9 +534,10 @@ def separate(
                 state = "finished"
                 break
             if track is None:
-                earlier = _put_aside(song, take.slot, *also)
                 track = Track(song.folder, take.name, sources)
             track.append(block)
+            if not take.ready:  # only now: where the disk is full, what was there stays
+                earlier = forget(song, take.slot, *also, new=take.name)
             take = replace(
                 take,
                 ready=track.frames,
@@ -537,6 +548,9 @@ def separate(
             yield take
             _unlink(earlier)  # the page knows of the new ones by now
             earlier = []
+    except GeneratorExit:  # the listener has gone
+        cut = not stopped()
+        raise
     finally:
         _unlink(earlier)
         # also where the listener has gone: closing the source frees the network for the next
@@ -544,14 +558,23 @@ def separate(
         if close is not None:
             close()
         # who stops when the last block is there has it all
-        take = replace(take, state="finished" if take.ready >= take.frames else state)
+        take = replace(take, state="finished" if take.ready >= take.frames else state, cut=cut)
         if track is not None:
             track.close()
+            _trim(song, take)
             if take.ready:
                 take.save(song)
-            else:  # the disk was full
-                forget(song, take.slot)
     yield take
+
+
+def _trim(song: Song, take: Take) -> None:
+    """Leave of a take's files what is ready: on a full disk, what is not makes room."""
+    for kind, size in zip(KINDS, _sizes(take), strict=True):
+        path = song.folder / f"{take.name}.{kind}"
+        if not take.ready:
+            path.unlink(missing_ok=True)
+        elif path.stat().st_size > size:
+            os.truncate(path, size)
 
 
 class Full(ValueError):

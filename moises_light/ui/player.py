@@ -60,6 +60,8 @@ def payload(
     start = takes[0].start if takes else 0
     frames = takes[0].frames if takes else song.frames
     current = current or next((take for take in takes if take.slot == slot), None)
+    ended = phase in ("finished", "stopped", "failed")
+    rest = jobs.to_go_on(song) if ended else None
     return {
         "token": song.token,
         "name": song.name,
@@ -82,7 +84,8 @@ def payload(
             "peak": song.peak,
         },
         "takes": [_take(song, take) for take in takes],
-        "unfinished": phase in ("finished", "stopped", "failed") and bool(jobs.to_go_on(song)),
+        "unfinished": rest is not None,
+        "cut": rest is not None and rest.cut,
     }
 
 

@@ -71,6 +71,20 @@ def _read(
     return song, gain, list(zip(takes, gains, strict=True))
 
 
+def _size(path: Path) -> int:
+    """Bytes of a file, 0 where it has just gone."""
+    try:
+        return path.stat().st_size
+    except FileNotFoundError:
+        return 0
+
+
+def own_folder() -> Path:
+    """Where links are kept by default: a temporary folder that no other user of the machine has."""
+    user = getattr(os, "getuid", lambda: 0)()  # Windows has one such folder for each
+    return Path(tempfile.gettempdir(), f"moises-light-{user}")
+
+
 class Shares:
     """The shared results in one folder.
 
@@ -89,8 +103,7 @@ class Shares:
         limit: int | None = None,
         clock: Callable[[], float] = time.time,
     ):
-        folder = os.environ.get(FOLDER_VARIABLE) or Path(tempfile.gettempdir(), "moises-light")
-        self.root = root or Path(folder)
+        self.root = root or Path(os.environ.get(FOLDER_VARIABLE) or own_folder())
         self.days = float(os.environ.get(DAYS_VARIABLE, 7)) if days is None else days
         gigabytes = float(os.environ.get(LIMIT_VARIABLE, 10))
         self.limit = int(gigabytes * 1e9) if limit is None else limit
@@ -119,9 +132,10 @@ class Shares:
             if parent is None:
                 raise orphan
             expires = min(expires, parent["expires"])
-        self.root.mkdir(parents=True, exist_ok=True)
-        used = sum(path.stat().st_size for path in self.root.rglob("*.flac"))
-        needed = sum(2 * CHANNELS * take.ready * (1 + len(take.sources)) for take in takes)
+        self.root.mkdir(mode=0o700, parents=True, exist_ok=True)
+        used = sum(map(_size, self.root.rglob("*.flac")))
+        stored = song.frames + sum(take.ready * len(take.sources) for take in takes)
+        needed = 2 * CHANNELS * stored
         if used + needed > self.limit or shutil.disk_usage(self.root).free < 2 * needed:
             raise ValueError("there is no room for another link right now; try again tomorrow")
         link = Link(jobs.new_token(), jobs.new_token(), expires)
@@ -290,9 +304,8 @@ class Shares:
         gone = 0
         for folder in self.root.iterdir():
             ours = jobs.is_token(folder.name) or folder.name.startswith("draft-")
-            fresh_draft = (
-                folder.name.startswith("draft-") and time.time() - folder.stat().st_mtime < 3600
-            )
+            age = time.time() - jobs.last_touched(folder)
+            fresh_draft = folder.name.startswith("draft-") and age < 3600
             if not ours or fresh_draft or self.look(folder.name) is not None:
                 continue
             shutil.rmtree(folder, ignore_errors=True)

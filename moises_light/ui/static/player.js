@@ -24,6 +24,7 @@ let leaving = null;                                  // the song that another on
 let alone = '';                                      // that of several files which were dropped one is taken
 let begun = false;                                   // whether this page, since it was loaded, saw a run
 let lock = null;                                     // what keeps a phone's screen on, as a promise
+let beyond = null;                                   // the deck that was chosen after its end
 let held = null;                                     // where a drag over the song points, until it ends
 let linked = null;                                   // the song that a shared link brought, or 'next'
 let waves = {};                                      // key -> {bytes, stems, url, loaded, busy}
@@ -38,24 +39,49 @@ function load(next) {
   if (value && next && next.opening === '' && !next.trouble) return;   // somebody was faster than the answer
   const opening = next && 'opening' in next ? next : null;
   if (opening) { next = null; linked = opening.opening ? 'next' : null; }
-  $('.ml-invite').textContent = (opening && (opening.opening || opening.trouble)) || INVITATION;
-  $('.ml-hint').hidden = $('.ml-actions').hidden = !!(opening && opening.opening);
-  root.dataset.trouble = opening && opening.trouble ? '1' : '';
+  invite(opening);
   const other = !next || !value || next.token !== value.token || next.start !== value.start || next.frames !== value.frames;
   const back = other && next && (value ? sameSong(next) && moment() : keptMoment(next.token));
-  if (other && next && !back) resetMix();
-  if (opening) tell($('.ml-invite').textContent);
   value = next;
   if (other || !atWork()) stopping = false;
-  if (other) { transport.reset(); setPace(1, 0); waves = {}; chosen = false; fetching.clear(); endBlind(); }
+  if (other) leaveSong();
   root.dataset.phase = next ? next.phase : 'empty';
   stage().dataset.stage = next ? (next.takes.some((take) => take.ready) ? 'result' : 'song') : 'empty';
   if (!next) { stems = []; face(); return; }
+  if (other) $('.ml-name').textContent = next.name;
+  if (other && !back) resetMix();
   if (other && next.phase === 'ready') requestAnimationFrame(() => toStage('instant'));   // when all of it is there
   if (linked === 'next') linked = next.token;
   settle(next.token);
   try { sessionStorage.setItem('studio-song', next.token); } catch { /* private window */ }
   if (blind && blind.serials !== serials()) endBlind();
+  syncDecks(next);
+  const names = (next.takes[0] && next.takes[0].stems) || next.sources;
+  if (names.join() !== stems.join() || !$('.ml-lanes').children.length) buildLanes(names);
+  turnToStems(next);
+  $('.ml-facts').textContent = next.facts;
+  buildDecks(); buildCompare(); levels(); face(); stayAwake();
+  if (back) comeBack(back);
+  if (chosen) takeFrom(transport.active);
+  goOn();
+}
+
+// What stands where there is no song: what is on its way, what went wrong, or what to do.
+function invite(opening) {
+  $('.ml-invite').textContent = (opening && (opening.opening || opening.trouble)) || INVITATION;
+  $('.ml-hint').hidden = $('.ml-actions').hidden = !!(opening && opening.opening);
+  root.dataset.trouble = opening && opening.trouble ? '1' : '';
+  if (opening) tell($('.ml-invite').textContent);
+}
+
+// Nothing of the song, or the part of it, that was here stays.
+function leaveSong() {
+  transport.reset(); setPace(1, 0); endBlind(); fetching.clear();
+  waves = {}; chosen = false; beyond = null;
+}
+
+// The decks and waveforms as the server has them now.
+function syncDecks(next) {
   transport.open(next.rate);
   transport.setDeck({key: 'o', url: address(next.original.url), base: next.start, frames: next.frames, ready: next.frames, growing: false,
     stems: ['original'], channels: 2, headroom: next.headroom, serial: next.token});
@@ -71,21 +97,15 @@ function load(next) {
     wave(take.slot, take.peaks, take.stems.length, Math.floor(take.ready / next.rate * next.peaksPerSecond), take.serial);
   }
   wave('o', next.original.peaks, 1, Math.floor(next.songFrames / next.rate * next.peaksPerSecond), next.token);
-  const names = (next.takes[0] && next.takes[0].stems) || next.sources;
-  if (names.join() !== stems.join() || !$('.ml-lanes').children.length) buildLanes(names);
-  // the first stems that are there take over from the original, unless the listener chose or is further
+}
+
+// The first stems that are there take over from the original, unless the listener chose or is further.
+function turnToStems(next) {
   const first = next.takes.find((take) => take.ready > 0);
-  if (first && !chosen && transport.active === 'o') {
-    const ahead = first.ready / next.rate - transport.now(), ended = !transport.playing && transport.now() >= transport.duration - 0.05;
-    const far = AHEAD * transport.speed + PIECE + (transport.bent ? REACH / next.rate : 0);   // what is scheduled at most
-    if (ended || ahead > (transport.playing && transport.decks.get(first.slot).growing ? far : 0)) hear(first.slot);
-  }
-  if (other) { $('.ml-name').textContent = next.name; }
-  $('.ml-facts').textContent = next.facts;
-  buildDecks(); buildCompare(); levels(); face(); stayAwake();
-  if (back) comeBack(back);
-  if (chosen) takeFrom(transport.active);
-  goOn();
+  if (!first || chosen || transport.active !== 'o') return;
+  const ahead = first.ready / next.rate - transport.now(), ended = !transport.playing && transport.now() >= transport.duration - 0.05;
+  const far = AHEAD * transport.speed + PIECE + (transport.bent ? REACH / next.rate : 0);   // what is scheduled at most
+  if (ended || ahead > (transport.playing && transport.decks.get(first.slot).growing ? far : 0)) hear(first.slot);
 }
 
 // Where the player stands above the form, who brings a song from down there is taken to it.
@@ -129,7 +149,7 @@ document.addEventListener('visibilitychange', () => { if (document.visibilitySta
 function goOn() {
   begun ||= atWork();
   try {
-    const cut = value.unfinished && !begun && sessionStorage.getItem('studio-run') === value.token;
+    const cut = value.cut && !begun && sessionStorage.getItem('studio-run') === value.token;
     if (atWork()) sessionStorage.setItem('studio-run', value.token); else sessionStorage.removeItem('studio-run');
     if (cut) press('#go-on');
   } catch { /* private window */ }
@@ -224,7 +244,13 @@ function levels() {
 
 const comparable = () => !!value && value.takes.length > 1 && !value.takes.some((take) => take.state === 'running' && atWork());
 const serials = () => value.takes.map((take) => take.serial).join();
-function choose(key) { chosen = true; hear(key); takeFrom(key); }
+function choose(key) {
+  beyond = transport.playing && pastEnd(key) ? key : null;
+  if (beyond) { face(); return false; }     // the music would end there, and the place be lost
+  chosen = true; hear(key); takeFrom(key);
+  return true;
+}
+const pastEnd = (key) => transport.now() > transport.reach(key);
 // What is taken away is what was chosen to be heard, once it is finished; in a blind test that would tell.
 function takeFrom(key) {
   const take = value.takes.find((take) => take.slot === key), radio = document.querySelector(`#slot input[value="${key}"]`);
@@ -405,10 +431,10 @@ function buildCompare() {
     const pace = (t) => t.ready ? `${lasting(t.work)} for ${clock(t.ready / value.rate)} (${t.device})` : 'not yet known';
     body.append(row('Time here', pace(a), pace(b)), row('Size', ...[a, b].map((t) => `${(t.parameters / 1e6).toFixed(2)} M parameters`)), row('Range', kHz(a.cutoff), kHz(b.cutoff)));
     table.append(head, body);
-    const start = button('ml-blind-start', 'Blind test', 'Start a blind test'); start.onclick = startBlind; start.disabled = !comparable();
+    const start = button('ml-blind-start', 'Blind test', 'Start a blind test'); start.onclick = startBlind; start.disabled = !comparable() || a.ready !== b.ready;
     const loudness = !comparable() ? 'Once both are done, A and B are played at the same loudness.' : a.ready === b.ready
       ? 'A and B are played at the same loudness (equal energy of what you hear).'
-      : 'A and B are played as they are, for one of them is only a part of the other.';
+      : 'A and B are played as they are, and not blind, for one of them is only a part of the other.';
     const note = make('p', 'ml-note', `${loudness} A − B plays only what they disagree on, at its true level.`);
     refill(box, table, note, start);
     return;
@@ -510,10 +536,11 @@ function face() {
     const coming = next && !atWork() ? joined(alone, 'Your next song is on its way …') : '';
     const replaced = next && atWork() ? joined(alone, 'Your next song is on its way, and will take the place of this one.') : '';
     const work = stopping ? value.phase === 'running' ? 'Stopping at the end of this piece …' : 'Stopping …' : joined(behind, value.text);
-    const text = transport.error || slow || busy || coming || joined(work, replaced);
+    const short = beyond && pastEnd(beyond) ? `${deckName(beyond)}: nothing after ${clock(value.start / value.rate + transport.reach(beyond))}. Go back to hear it.` : '';
+    const text = transport.error || slow || short || busy || coming || joined(work, replaced);
     if (status.textContent !== text) status.textContent = text;
     const quarter = 25 * Math.floor(4 * share);
-    tell(running && share && !transport.error && !busy && !coming && !stopping ? joined(behind || (quarter ? `${quarter} % separated` : 'Separating'), replaced) : text);
+    tell(running && share && !transport.error && !short && !busy && !coming && !stopping ? joined(behind || (quarter ? `${quarter} % separated` : 'Separating'), replaced) : text);
     root.dataset.trouble = transport.error || value.phase === 'failed' ? '1' : '';
     const bar = $('.ml-bar'), percent = share === null || share === undefined ? (value.phase === 'finished' ? 100 : 0) : Math.round(100 * share);
     bar.setAttribute('aria-valuenow', String(percent)); bar.firstElementChild.style.width = `${percent}%`;
@@ -632,6 +659,7 @@ function key(event) {
     target.blur();
   } else if (tag === 'SELECT') return;
   if ((tag === 'INPUT' && !range && !place && !tick) || tag === 'TEXTAREA' || target.isContentEditable) return;
+  root.dataset.keyboard = '1';                        // a tablet may have one, and its list of keys is shown then
   if (target.closest('[role=listbox], [role=menu], [role=dialog]')) return;
   if (!shortcuts.checked && /^[^ ]$/.test(event.key)) return;
   const ours = element.contains(target), k = event.key;
@@ -641,7 +669,7 @@ function key(event) {
   const digit = /^Digit([1-4])$/.exec(event.code), pressed = tag === 'BUTTON' || tag === 'A' || tag === 'SUMMARY';
   if (event.repeat && !k.startsWith('Arrow')) { if (k === ' ' && !flap && !pressed) event.preventDefault(); return; }
   const step = event.shiftKey ? 0.1 : 5;
-  if (k === ' ') { if (!flap && pressed) return; transport.playing ? transport.pause() : transport.play(); }
+  if (k === ' ') { if (!flap && pressed) return; transport.toggle(); }
   else if (k === 'ArrowRight' && !range) transport.seek(transport.now() + step);
   else if (k === 'ArrowLeft' && !range) transport.seek(transport.now() - step);
   else if (k === 'ArrowUp' && place) transport.seek(transport.now() + 1);
@@ -651,7 +679,7 @@ function key(event) {
   else if (/^[aAbBxXyY]$/.test(k)) {
     const asked = k.toLowerCase(), real = hidden() ? {a: blind.x, b: blind.y, ...blind}[asked] : asked;
     if (!(transport.decks.get(real)?.ready > 0)) return;
-    choose(real); announce(deckName(hidden() && {a: 'x', b: 'y'}[asked] || asked));
+    if (choose(real)) announce(deckName(hidden() && {a: 'x', b: 'y'}[asked] || asked));
   }
   else if (/^[oO]$/.test(k)) { choose('o'); announce(deckName('o')); }
   else if (/^[lL]$/.test(k)) loopToggle();
@@ -663,7 +691,7 @@ function key(event) {
   event.preventDefault(); face();
 }
 document.addEventListener('keydown', key);
-$('.ml-play').onclick = () => transport.playing ? transport.pause() : transport.play();
+$('.ml-play').onclick = () => transport.toggle();
 $('.ml-loop').onclick = loopToggle;
 $('.ml-stop').onclick = () => { if (stopping) return; stopping = true; press('#stop'); face(); };
 $('.ml-on').onclick = () => press('#go-on');

@@ -11,6 +11,8 @@ const KEEP = 40;                 // seconds of a loop that are kept, so that it 
 const COOL = 20;                 // seconds unheard after which a deck is fetched no more
 const PATIENCE = 0.5;            // seconds of silence after which a gap is told of
 const SILENT = 2000;             // milliseconds after which a browser that does not play is told of
+const REST = 30000;              // milliseconds of a pause after which the sound output is let go
+const NO_SOUND = 'The browser does not begin to play. Check that a sound output is connected, then press Play again.';
 const MUTED = 0.1;               // how much what is not heard counts where frames are matched
 
 const toCome = (deck) => deck.growing && deck.ready < deck.frames;
@@ -29,6 +31,7 @@ class Transport {
     this.active = null;          // key of the deck that is heard, or 'diff'
     this.position = 0;           // seconds from the start of the part, while not playing
     this.playing = false;
+    this.wish = null;            // to play, while the browser wakes
     this.waiting = false;        // playing, but the next piece is not there yet
     this.loop = null;            // [from, to] in seconds
     this.speed = 1;              // seconds of the song in a second
@@ -81,10 +84,15 @@ class Transport {
   }
 
   // What was heard is gone: another deck at once, whatever was being switched to.
-  fallBack(key) { this.active = this.want = key; }
+  fallBack(key) {
+    this.active = this.want = key;
+    this.heat();
+    if (this.playing && this.pieces.some((piece) => !piece.nodes.has(key))) this.jump(this.now());
+  }
 
   get duration() { let d = 0; for (const deck of this.decks.values()) d = Math.max(d, deck.frames / this.rate); return d; }
-  heard() { return this.active === 'diff' ? ['a', 'b'] : [this.active]; }
+  parts(key) { return key === 'diff' ? ['a', 'b'] : [key]; }
+  heard() { return this.parts(this.active); }
   heardDecks() { return this.heard().map((key) => this.decks.get(key)).filter(Boolean); }
   // how far the heard decks reach: nothing beyond it can be played yet
   get limit() {
@@ -96,11 +104,12 @@ class Transport {
   get pitch() { return 2 ** (this.key / 12); }
   get bent() { return this.speed !== 1 || this.key !== 0; }
 
-  // where playback ends: a take that grows no more ends where it was stopped
-  get end() {
-    const ends = this.heardDecks().map((deck) => (deck.growing ? deck.frames : deck.ready) / this.rate);
-    return ends.length ? Math.min(...ends) : 0;
+  // where the sound of a deck, or of the difference, ends: a take that grows no more, where it was stopped
+  reach(key) {
+    const decks = this.parts(key).map((key) => this.decks.get(key)).filter(Boolean);
+    return decks.length ? Math.min(...decks.map((deck) => (deck.growing ? deck.frames : deck.ready) / this.rate)) : 0;
   }
+  get end() { return this.reach(this.active); }
 
   // for how many seconds the next piece has been due already
   get starved() { return this.context.currentTime - this.cursor.when; }
@@ -108,7 +117,7 @@ class Transport {
   // ---- the audio graph ------------------------------------------------------------------------
   open(rate) { this.rate = rate; }
 
-  wake() {
+  async wake() {
     if (!this.context) {
       // at the stems' own rate: resampling would put a click at every join
       this.context = new AudioContext({latencyHint: 'interactive', sampleRate: this.rate});
@@ -135,10 +144,14 @@ class Transport {
     });
   }
 
+  // Its sound fades first: cut off, it would click.
   unplug(deck) {
-    for (const gain of deck.gains) { gain.disconnect(); gain.meter.disconnect(); }
-    if (deck.bus) deck.bus.disconnect();
-    deck.gains = []; deck.hot = false;
+    const {gains, bus} = deck;
+    if (bus) {
+      bus.gain.setTargetAtTime(0, this.context.currentTime, FADE / 3);
+      setTimeout(() => { for (const gain of gains) { gain.disconnect(); gain.meter.disconnect(); } bus.disconnect(); }, 5000 * FADE);
+    }
+    deck.gains = []; deck.bus = null; deck.hot = false;
     for (const piece of this.pieces) { piece.nodes.delete(deck.key); piece.made.delete(deck.key); }
   }
 
@@ -167,7 +180,7 @@ class Transport {
   async listen(active, mix) {
     this.want = active;
     if (!this.playing) { this.active = active; this.heat(); this.setMix(mix); this.onchange(); return; }
-    const keys = active === 'diff' ? ['a', 'b'] : [active], asked = this.context.currentTime;
+    const keys = this.parts(active), asked = this.context.currentTime;
     const cold = keys.some((key) => !this.decks.get(key)?.hot);
     await Promise.all(keys.map((key) => this.warm(key)));
     // its sound begins 20 ms from now: a cross-fade before that would leave a hole
@@ -249,9 +262,10 @@ class Transport {
       node.buffer = buffer; node.connect(gate); gate.connect(deck.gains[i]);
       const offset = (piece.path ? 0 : piece.from - piece.k * PIECE) + late;
       node.start(piece.when + late, offset, Math.max(0, piece.lasts - late));
-      // where a loop comes round, two moments meet that do not belong together
-      const {when, lasts} = piece, end = when + lasts, fade = Math.min(FADE, lasts / 4);
-      if (piece.enters && !late) { gate.gain.setValueAtTime(0, when); gate.gain.linearRampToValueAtTime(1, when + fade); }
+      // after a jump, and where a loop comes round, two moments meet that do not belong together
+      const {lasts} = piece, when = piece.when + late, end = piece.when + lasts, fade = Math.min(FADE, (lasts - late) / 4);
+      // silent before, too: times are rounded to samples, and one would come through
+      if (piece.enters || late) { gate.gain.value = 0; gate.gain.setValueAtTime(0, when); gate.gain.linearRampToValueAtTime(1, when + fade); }
       if (piece.leaves) { gate.gain.setValueAtTime(1, end - fade); gate.gain.linearRampToValueAtTime(0, end); }
       node.onended = () => { node.disconnect(); gate.disconnect(); };
       nodes.push({node, gate});
@@ -262,7 +276,7 @@ class Transport {
   // The pieces whose audio goes into one that is bent: k, and a neighbour that its path may lead into.
   needs(piece) {
     const over = piece.from + piece.length + REACH / this.rate > (piece.k + 1) * PIECE;
-    return [...(piece.onward && piece.k ? [piece.k - 1] : []), piece.k, ...(over ? [piece.k + 1] : [])];
+    return [...(piece.before && piece.k ? [piece.k - 1] : []), piece.k, ...(over ? [piece.k + 1] : [])];
   }
 
   // All that a deck has of them, or null if something of it is missing.
@@ -291,7 +305,7 @@ class Transport {
 
   // Where a piece's frames are read, from all decks alike; null if something is missing. What is heard
   // decides, and both where the listener compares, if they reach so far.
-  async course(piece, before) {
+  async course(piece) {
     const from = Math.round(piece.from * this.rate), first = from - REACH, last = from + Math.round(piece.length * this.rate) + REACH;
     const sum = new Float32Array(last - first);
     const heard = this.heard(), both = this.steady && !heard.includes('o') ? ['a', 'b'] : heard;
@@ -306,7 +320,7 @@ class Transport {
       await otherTasks();
     }
     const mono = (from, to) => sum.subarray(from - first, to - first);
-    return stretchPath(before, from, Math.round(piece.lasts * this.rate), this.speed, this.pitch, mono);
+    return stretchPath(piece.before, from, Math.round(piece.lasts * this.rate), this.speed, this.pitch, mono);
   }
 
   // A deck's part of a piece as it is to be heard, or null. Made once, a channel at a time.
@@ -347,59 +361,82 @@ class Transport {
     const run = this.run;
     this.pumping = run;
     try {
-      while (this.playing && run === this.run && this.cursor.when - this.context.currentTime < AHEAD) {
-        const from = this.cursor.from, end = this.end, active = this.active;
-        if (from >= end - 1e-4) break;
-        const k = Math.floor(from / PIECE + 1e-6);
-        const turn = this.loop && this.loop[0] < end - 0.05 ? Math.min(this.loop[1], end) : -1;
-        const whole = Math.min((k + 1) * PIECE, end, from < turn ? turn : end), to = Math.min(whole, this.limit);
-        const wrap = from < turn && to >= turn - 1e-6, back = wrap && this.loop[0];
-        if (to - from < (to < whole - 1e-4 ? 0.25 : 1e-4)) { this.setWaiting(true); break; }   // wait for more
-        const {enters, path: before} = this.cursor, lasts = Math.round((to - from) * this.rate / this.speed) / this.rate;
-        const piece = {run, k, from, length: to - from, lasts, onward: !!before, enters, leaves: wrap, nodes: new Map(), made: new Map()};
-        try {
-          const load = (k) => Promise.all(this.heardDecks().map((deck) => this.fetch(deck, k)));
-          await Promise.all((this.bent ? this.needs(piece) : [k]).map(load));
-          // the connection is slow: one gap and then a few pieces, not a gap after each
-          if (this.pieces.length && this.starved > 0) await Promise.all([k + 1, k + 2].map(load));
-          if (run !== this.run) return;
-          if (this.bent) {
-            // made before it has its time, which goes on meanwhile
-            piece.path = await this.course(piece, before);
-            const decks = this.heardDecks();
-            const there = piece.path && run === this.run ? await Promise.all(decks.map((deck) => this.made(piece, deck))) : [null];
-            if (run === this.run && active === this.active && there.includes(null)) { this.setWaiting(true); break; }
-          }
-        } catch (problem) {
-          if (run !== this.run) return;
-          // stems that make way for new ones are gone before the page has heard of these
-          const missing = /40[34]|416/.test(problem.message), gone = missing && this.failures > 1;
-          if (gone) this.pause(); else this.setWaiting(true);
-          this.error = gone
-            ? 'What plays here is no longer on the server. Load this page anew.'
-            : missing ? '' : 'The connection is too slow or gone; trying again.';
-          this.notBefore = performance.now() + Math.min(8000, 500 * 2 ** this.failures++);
-          this.onchange();
+      while (this.playing && run === this.run && this.cursor.when - this.context.currentTime < AHEAD && this.cursor.from < this.end - 1e-4) {
+        const active = this.active, piece = this.next();
+        if (!piece) { this.setWaiting(true); break; }
+        let there = false;
+        try { there = await this.load(piece); } catch (problem) {
+          if (run === this.run) this.failed(problem);
           return;
         }
         if (run !== this.run) return;
         if (active !== this.active) continue;     // another deck, which may end elsewhere
-        this.error = ''; this.failures = 0;
-        const grid = (t) => Math.ceil(t * this.rate) / this.rate;   // joins fall on whole samples
-        const when = piece.when = Math.max(this.cursor.when, grid(this.context.currentTime + 0.04));
-        // only now: a deck may have become hot meanwhile
-        const first = (deck) => this.heard().includes(deck.key) ? 0 : 1;
-        const decks = [...this.decks.values()].filter((deck) => deck.hot).sort((a, b) => first(a) - first(b));
-        for (const deck of decks) this.plug(deck);
-        this.setMix(this.mix ?? {[this.active]: 1});
-        this.pieces.push(piece);
-        for (const deck of decks) this.attach(piece, deck);
-        this.cursor = {when: when + lasts, from: wrap ? back : to, enters: wrap, path: wrap ? null : piece.path ?? null};
-        this.setWaiting(false);
+        if (!there) { this.setWaiting(true); break; }
+        this.schedule(piece);
       }
     } finally { if (this.pumping === run) this.pumping = null; }
-    const t = this.context.currentTime;
     this.position = this.now();    // where the playhead stands when nothing is left to play
+    this.forget();
+  }
+
+  // The piece that comes next, or null where too little of it is there to be worth one.
+  next() {
+    const {from, enters, round, path} = this.cursor, end = this.end;
+    const k = Math.floor(from / PIECE + 1e-6);
+    const turn = this.loop && this.loop[0] < end - 0.05 ? Math.min(this.loop[1], end) : -1;   // where the loop comes round
+    const whole = Math.min((k + 1) * PIECE, end, from < turn ? turn : end), to = Math.min(whole, this.limit);
+    if (to - from < (to < whole - 1e-4 ? 0.25 : 1e-4)) return null;
+    const leaves = from < turn && to >= turn - 1e-6, onward = leaves ? this.loop[0] : to;
+    const lasts = Math.round((to - from) * this.rate / this.speed) / this.rate;
+    return {run: this.run, k, from, length: to - from, lasts, before: path, enters, round, leaves, onward, nodes: new Map(), made: new Map()};
+  }
+
+  // Fetch what a piece needs, and bend what is to be bent; false if something of it is missing.
+  async load(piece) {
+    const load = (k) => Promise.all(this.heardDecks().map((deck) => this.fetch(deck, k)));
+    await Promise.all((this.bent ? this.needs(piece) : [piece.k]).map(load));
+    // the connection is slow: one gap and then a few pieces, not a gap after each
+    if (this.pieces.length && this.starved > 0) await Promise.all([piece.k + 1, piece.k + 2].map(load));
+    if (piece.run !== this.run || !this.bent) return true;
+    // made before it has its time, which goes on meanwhile
+    piece.path = await this.course(piece);
+    if (piece.run !== this.run || !piece.path) return false;
+    const made = await Promise.all(this.heardDecks().map((deck) => this.made(piece, deck)));
+    return !made.includes(null);
+  }
+
+  // What could not be fetched is tried again, later each time.
+  failed(problem) {
+    // stems that make way for new ones are gone before the page has heard of these
+    const missing = /40[34]|416/.test(problem.message), gone = missing && this.failures > 1;
+    if (gone) this.pause(); else this.setWaiting(true);
+    this.error = gone
+      ? 'What plays here is no longer on the server. Load this page anew.'
+      : missing ? '' : 'The connection is too slow or gone; trying again.';
+    this.notBefore = performance.now() + Math.min(8000, 500 * 2 ** this.failures++);
+    this.onchange();
+  }
+
+  schedule(piece) {
+    const grid = (t) => Math.ceil(t * this.rate) / this.rate;   // joins fall on whole samples
+    this.error = ''; this.failures = 0;
+    piece.when = Math.max(this.cursor.when, grid(this.context.currentTime + 0.04));
+    piece.enters ||= piece.when > this.cursor.when;             // after a gap
+    // only now: a deck may have become hot meanwhile
+    const heard = this.heard(), first = (deck) => heard.includes(deck.key) ? 0 : 1;
+    const decks = [...this.decks.values()].filter((deck) => deck.hot).sort((a, b) => first(a) - first(b));
+    for (const deck of decks) this.plug(deck);
+    this.setMix(this.mix ?? {[this.active]: 1});
+    this.pieces.push(piece);
+    for (const deck of decks) this.attach(piece, deck);
+    const {leaves} = piece;
+    this.cursor = {when: piece.when + piece.lasts, from: piece.onward, enters: leaves, round: leaves, path: leaves ? null : piece.path ?? null};
+    this.setWaiting(false);
+  }
+
+  // Let go of pieces that were played, of decks unheard for long, and of audio that is far away.
+  forget() {
+    const t = this.context.currentTime;
     this.pieces = this.pieces.filter((piece) => piece.when + piece.lasts > t - 1);
     for (const deck of this.decks.values()) {
       if (this.steady || this.heard().includes(deck.key)) deck.heardAt = t;
@@ -407,9 +444,16 @@ class Transport {
     }
     const near = Math.floor(this.now() / PIECE);
     for (const key of [...this.cache.keys()]) {
-      const k = +key.split(':')[1], looped = this.loop && (k + 1) * PIECE > this.loop[0] && k * PIECE < (this.bent ? REACH / this.rate : 0) + Math.min(this.loop[1], this.loop[0] + (this.loop[1] - this.loop[0] > KEEP ? AHEAD : KEEP));
-      if ((k < near - 1 || k > near + 5) && !looped) this.cache.delete(key);
+      const k = +key.split(':')[1];
+      if ((k < near - 1 || k > near + 5) && !this.inLoop(k)) this.cache.delete(key);
     }
+  }
+
+  // Whether audio is kept for the loop: all of a short one, the beginning of a long one.
+  inLoop(k) {
+    if (!this.loop) return false;
+    const [from, to] = this.loop, kept = Math.min(to, from + (to - from > KEEP ? AHEAD : KEEP));
+    return (k + 1) * PIECE > from && k * PIECE < kept + (this.bent ? REACH / this.rate : 0);
   }
 
   setWaiting(waiting) { if (waiting !== this.waiting) { this.waiting = waiting; this.onchange(); } }
@@ -431,25 +475,27 @@ class Transport {
     const heard = t - lag, [from, to] = this.loop || [0, 0];
     if (!this.loop || t < from || heard >= from) return Math.max(0, heard);
     // the loop has just come round, and its end is still heard
-    const round = this.pieces.some((piece) => piece.run === this.run && piece.enters && this.context.currentTime >= piece.when);
+    const round = this.pieces.some((piece) => piece.run === this.run && piece.round && this.context.currentTime >= piece.when);
     return round ? Math.max(from, to - (from - heard)) : from;
   }
 
   // ---- transport ------------------------------------------------------------------------------
   async play() {
-    if (this.playing || !this.decks.size) return;
+    if (this.playing || this.wish || !this.decks.size) return;
+    const wish = this.wish = {};
+    clearTimeout(this.resting);
     // without a sound output some browsers neither begin nor refuse
     const late = new Promise((done) => setTimeout(done, SILENT, 'late'));
     const begun = await Promise.race([this.wake(), late]).catch(() => 'late');
-    if (this.playing) return;
-    if (begun === 'late') {
-      this.error = 'The browser does not begin to play. Check that a sound output is connected, then press Play again.';
-      this.onchange();
-      return;
-    }
+    if (this.wish !== wish) return;           // another wish came meanwhile
+    this.wish = null;
+    if (begun === 'late') { this.error = NO_SOUND; this.onchange(); return; }
     this.playing = true; this.error = '';
+    const stood = this.context.currentTime, since = performance.now();
     if (this.position >= this.end - 0.05) this.position = this.loop && this.loop[0] < this.end - 0.05 ? this.loop[0] : 0;
     this.timer = setInterval(() => {
+      // others say that they run, and stand still
+      if (this.context.currentTime === stood && performance.now() - since > SILENT) { this.pause(); this.restart(); this.error = NO_SOUND; this.onchange(); return; }
       if (this.cursor.from >= this.end - 1e-4 && this.now() >= this.end - 0.03 * this.speed) { this.pause(); this.position = this.end; this.onchange(); return; }
       if (this.starved > PATIENCE) this.setWaiting(true);
       this.pump();
@@ -460,10 +506,21 @@ class Transport {
 
   pause() {
     this.position = this.now();
-    this.playing = false; this.waiting = false; this.error = '';
-    clearInterval(this.timer);
+    this.playing = false; this.wish = null; this.waiting = false; this.error = '';
+    clearInterval(this.timer); clearTimeout(this.resting);
     this.silence();
+    this.resting = setTimeout(() => this.context?.suspend(), REST);
     this.onchange();
+  }
+
+  toggle() { if (this.playing || this.wish) this.pause(); else this.play(); }
+
+  // The next one to play gets another context.
+  restart() {
+    for (const deck of this.decks.values()) this.unplug(deck);
+    this.context.onstatechange = null;
+    this.context.close();
+    this.context = this.out = this.meter = null;
   }
 
   // Fade out what is scheduled: stopping it dead would click.
@@ -485,7 +542,7 @@ class Transport {
     this.silence();
     this.position = to;
     const grid = Math.ceil((this.context.currentTime + 0.05) * this.rate) / this.rate;
-    this.cursor = {when: grid, from: Math.round(to * this.rate) / this.rate};
+    this.cursor = {when: grid, from: Math.round(to * this.rate) / this.rate, enters: true};
     this.heat();
     this.pump();
   }
@@ -501,7 +558,14 @@ class Transport {
     // on whole samples, as all joins
     this.loop = loop && loop.map((t) => Math.round(t * this.rate) / this.rate);
     const t = this.now(), to = this.loop && (t < this.loop[0] || t >= this.loop[1]) ? this.loop[0] : t;
-    if (this.playing) this.jump(to); else this.position = to;
+    if (!this.playing) this.position = to;
+    else if (to !== t || !this.fits) this.jump(to);
+  }
+
+  // Whether what is scheduled already is what the loop wants.
+  get fits() {
+    const t = this.context.currentTime, before = !this.loop || this.cursor.from < this.loop[1] - 0.05;
+    return before && this.pumping === null && !this.pieces.some((piece) => piece.leaves && piece.when + piece.lasts > t);
   }
 
   level(meter) {
