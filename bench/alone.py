@@ -20,7 +20,7 @@ from torch.nn import functional
 from moises_light import weights
 from moises_light.config import SOURCES
 from moises_light.model import MoisesLight
-from moises_light.terminal import exit_code
+from moises_light.terminal import at_least, exit_code
 from moises_light.training.config import TrainConfig
 from moises_light.training.corpus import SAMPLE_RATE, Corpus
 from moises_light.training.losses import EDGES, Objective, band_energies
@@ -71,7 +71,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m bench.alone")
     parser.add_argument("weights", type=Path, nargs="+")
     parser.add_argument("--corpus", type=Path, default=Path("corpus"))
-    parser.add_argument("--tracks", type=int, default=6, help="of the held-out split, a source")
+    parser.add_argument(
+        "--tracks", type=at_least(1), default=6, help="of the held-out split, a source"
+    )
     options = parser.parse_args(arguments)
     corpus = Corpus(options.corpus, "heldout")
     columns = [f"to {edge:g} Hz" for edge in EDGES] + ["above"]

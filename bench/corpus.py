@@ -6,7 +6,7 @@ SDR of the mixture as the estimate in the held-out split.
 
 from __future__ import annotations
 
-from moises_light.terminal import run_main
+from moises_light.terminal import at_least, run_main
 
 if __name__ == "__main__":  # above the imports: what is not installed is one line
     raise SystemExit(run_main("bench.corpus"))
@@ -63,11 +63,14 @@ def floors(corpus: Corpus, source: str) -> list[float]:
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m bench.corpus")
     parser.add_argument("corpus", type=Path)
-    parser.add_argument("--tracks", type=int, default=40, help="tracks of each kind to measure")
-    parser.add_argument("--draws", type=int, default=200)
+    parser.add_argument(
+        "--tracks", type=at_least(1), default=40, help="tracks of each kind to measure"
+    )
+    parser.add_argument("--draws", type=at_least(1), default=200)
     options = parser.parse_args(arguments)
     torch.set_num_threads(1)
-    train = Corpus(options.corpus, "train")
+    # a split that is missing is told before the work
+    train, heldout = (Corpus(options.corpus, split) for split in ("train", "heldout"))
     print(f"{'':<14}{'level':>14}" + "".join(f"{edge:>6}" for edge in EDGES[:-1]))
     for source in SOURCES:
         for kind in KINDS:
@@ -85,7 +88,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
         held = (power > 1e-8).sum(0) / known.sum(0)
         shares = ", ".join(f"{s} {h:.0%}" for s, h in zip(SOURCES, held, strict=True))
         print(f"{seconds} s: {1000 * cost:.0f} ms of one core a draw; holds {shares}", flush=True)
-    heldout = Corpus(options.corpus, "heldout")
     for source in SOURCES:
         values = floors(heldout, source)
         print(f"heldout {source}: {len(values)} tracks, mixture's SDR {np.mean(values):.1f} dB")

@@ -61,17 +61,20 @@ def read_run(folder: Path) -> Run:
         ValueError: if it holds none, or an empty one.
     """
     log = folder / "log.jsonl"
-    lines = log.read_text().splitlines() if log.is_file() else []
-    if not lines:
-        raise ValueError(f"{folder} holds no log.jsonl with a line; give the folder of a run")
     rows: list[dict[str, Any]] = []
-    for line in lines:
-        row = json.loads(line)
+    for line in log.read_text().splitlines() if log.is_file() else ():
+        try:
+            row = json.loads(line)
+        except ValueError:  # half a line, of a run that crashed
+            continue
         # a run that went on from a saved state did some steps twice
         while rows and rows[-1]["step"] >= row["step"]:
             rows.pop()
         rows.append(row)
-    config = TrainConfig.from_json((folder / "config.json").read_text())
+    if not rows:
+        raise ValueError(f"{folder} holds no log.jsonl with a line; give the folder of a run")
+    path = folder / "config.json"
+    config = TrainConfig.from_json(path.read_text(), str(path))
     return Run(folder.name, config, rows)
 
 

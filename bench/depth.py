@@ -6,7 +6,7 @@ of the held-out split. A block near zero is computed for nothing.
 
 from __future__ import annotations
 
-from moises_light.terminal import run_main
+from moises_light.terminal import at_least, run_main
 
 if __name__ == "__main__":  # above the imports: what is not installed is one line
     raise SystemExit(run_main("bench.depth"))
@@ -25,7 +25,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m bench.depth")
     parser.add_argument("weights", type=Path, nargs="+")
     parser.add_argument("--corpus", type=Path, default=Path("corpus"))
-    parser.add_argument("--examples", type=int, default=6, help="of two seconds each")
+    parser.add_argument("--examples", type=at_least(1), default=6, help="of two seconds each")
     options = parser.parse_args(arguments)
     length = TrainConfig(frames=88).segment_length
     dataset = MixtureDataset(options.corpus, "heldout", length, seed=0)

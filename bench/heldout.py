@@ -10,7 +10,7 @@ alone, here *accompaniment*.
 
 from __future__ import annotations
 
-from moises_light.terminal import run_main
+from moises_light.terminal import at_least, run_main
 
 if __name__ == "__main__":  # above the imports: what is not installed is one line
     raise SystemExit(run_main("bench.heldout"))
@@ -134,8 +134,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m bench.heldout")
     parser.add_argument("weights", type=Path, nargs="+")
     parser.add_argument("--corpus", type=Path, default=Path("corpus"))
-    parser.add_argument("--examples", type=int, default=48, help="of the held-out split")
-    parser.add_argument("--pieces", type=int, default=4, help="of each track of `backed`, `in_key`")
+    parser.add_argument("--examples", type=at_least(1), default=48, help="of the held-out split")
+    parser.add_argument(
+        "--pieces", type=at_least(0), default=4, help="of each track of `backed`, `in_key`"
+    )
     parser.add_argument("--frames", type=int, default=RUN.frames, help="STFT frames of an excerpt")
     parser.add_argument(
         "--width",

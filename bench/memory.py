@@ -24,6 +24,7 @@ from torch import Tensor, nn
 from moises_light import MoisesLight, configs
 from moises_light.audio import StemWriter, Writer, stream
 from moises_light.separation import Separator
+from moises_light.terminal import at_least
 
 TINY = replace(configs["paper_small"], G=8, n_rope=1, n_split_enc=1, freq_dim=512)
 
@@ -103,7 +104,7 @@ def main() -> None:
         "--model", default="tiny", choices=["fake", "tiny", *configs], help="default: tiny"
     )
     parser.add_argument("--minutes", type=float, nargs="+", default=[1, 10], help="default: 1 10")
-    parser.add_argument("--batch-size", type=int, default=1, help="default: 1")
+    parser.add_argument("--batch-size", type=at_least(1), default=1, help="default: 1")
     parser.add_argument("--one", action="store_true", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.one:

@@ -58,7 +58,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("song", type=Path, nargs="?", default=Path("examples/francium.mp3"))
     parser.add_argument("--presets", nargs="*", help="default: all with weights")
     parser.add_argument("--segments", type=at_least(1), default=8)
-    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser.add_argument("--threads", type=at_least(1), default=torch.get_num_threads())
     options = parser.parse_args(arguments)
     torch.set_num_threads(options.threads)
     pieces = segments(options.song, options.segments)

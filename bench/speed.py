@@ -13,13 +13,14 @@ import torch
 
 from bench.reference import load_reference
 from moises_light import MoisesLight, configs
+from moises_light.terminal import at_least
 from moises_light.weights import from_reference
 
 
 def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
-    parser.add_argument("--runs", type=int, default=7)
+    parser.add_argument("--threads", type=at_least(1), default=torch.get_num_threads())
+    parser.add_argument("--runs", type=at_least(1), default=7)
     parser.add_argument("--seconds", type=float, default=6.0, help="of audio")
     parser.add_argument("--presets", nargs="*", default=list(configs))
     args = parser.parse_args(arguments)

@@ -20,7 +20,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from moises_light.model import MoisesLight
 from moises_light.separation import device_of
-from moises_light.terminal import exit_code
+from moises_light.terminal import at_least, exit_code
 from moises_light.training.config import TrainConfig
 from moises_light.training.loop import batch_norms, objective_of
 
@@ -76,9 +76,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m bench.step", description=__doc__)
     parser.add_argument("--preset", default="paper_large", help="preset, or a .safetensors file")
     parser.add_argument("--device", default="cpu", choices=("cpu", "cuda"))
-    parser.add_argument("--examples", type=int, default=12)
+    parser.add_argument("--examples", type=at_least(1), default=12)
     parser.add_argument("--frames", type=int, default=192)
-    parser.add_argument("--runs", type=int, default=7)
+    parser.add_argument("--runs", type=at_least(1), default=7)
     parser.add_argument("--bf16", action=argparse.BooleanOptionalAction, default=True)
     parser.add_argument("--attention", default="any", choices=KINDS)
     parser.add_argument("--compile", action="store_true")

@@ -16,16 +16,17 @@ import torch
 
 from bench.reference import load_reference
 from moises_light import MoisesLight, configs
+from moises_light.terminal import at_least
 from moises_light.training.losses import Objective
 from moises_light.weights import from_reference
 
 
 def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
-    parser.add_argument("--runs", type=int, default=5)
+    parser.add_argument("--threads", type=at_least(1), default=torch.get_num_threads())
+    parser.add_argument("--runs", type=at_least(1), default=5)
     parser.add_argument("--preset", default="paper_small", choices=list(configs))
-    parser.add_argument("--examples", type=int, default=2)
+    parser.add_argument("--examples", type=at_least(1), default=2)
     args = parser.parse_args(arguments)
     torch.set_num_threads(args.threads)
     torch.manual_seed(0)

@@ -78,13 +78,25 @@ def _is_harmless(character: str) -> bool:
     return character.isprintable() or joins or unicodedata.category(character) == "Zs"
 
 
-def one_line(error: BaseException) -> str:
-    """What an error says, on one line."""
-    text = " ".join(str(error).split()) or type(error).__name__
+def one_line(
+    error: BaseException, less: str = "try --batch-size 1, a shorter --segment or --device cpu"
+) -> str:
+    """What an error says, on one line.
+
+    Args:
+        error: that is told.
+        less: what to do where memory is short.
+    """
+    if is_out_of_memory(error):
+        return f"not enough memory; {less}"
+    return " ".join(str(error).split()) or type(error).__name__
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether memory was short, of whichever device."""
     # on the CPU, torch raises a plain RuntimeError
-    if isinstance(error, torch.OutOfMemoryError | MemoryError) or "DefaultCPUAllocator" in text:
-        text = "not enough memory; try --batch-size 1, a shorter --segment or --device cpu"
-    return text
+    kinds = torch.OutOfMemoryError | MemoryError
+    return isinstance(error, kinds) or "DefaultCPUAllocator" in str(error)
 
 
 def exit_code(run: Callable[[], int | None], name: str = "error") -> int:
@@ -151,10 +163,12 @@ def _exit_code(run: Callable[[], int | None], name: str) -> int:
         with _first_only(_STOPS):
             say("stopped")
         return 130
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, MemoryError, RuntimeError) as error:
+        if isinstance(error, RuntimeError) and not is_out_of_memory(error):
+            raise  # a mistake of ours
         if isinstance(error, BrokenPipeError) and not _is_read():
             return 0  # as with `| head`
-        say(f"{name}: {one_line(error)}")
+        say(f"{name}: {one_line(error, 'close other programs, or ask for less at once')}")
         return 2
     except ModuleNotFoundError as error:
         if (error.name or "moises_light").startswith("moises_light"):
@@ -210,6 +224,28 @@ def end_as_ctrl_c() -> Iterator[None]:
     _told.clear()
     with _first_only(_STOPS[1:]):
         yield
+
+
+@contextmanager
+def undisturbed() -> Iterator[None]:
+    """Told to stop in here, the work stops at the end of it, not half way.
+
+    Only the main thread can be told.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    told: list[int] = []
+    before = {n: handler for n in _STOPS if callable(handler := signal.getsignal(n))}
+    try:
+        for number in before:
+            signal.signal(number, lambda number, frame: told.append(number))
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+        if told:
+            signal.raise_signal(told[0])
 
 
 def _stop(number: int, frame: FrameType | None) -> None:

@@ -500,6 +500,24 @@ def test_running_out_of_memory_is_a_sentence(
     assert not Path("out").exists()
 
 
+def test_running_out_of_memory_elsewhere_is_a_sentence_and_a_mistake_of_ours_is_none(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def fail(error: Exception) -> Callable[[], int]:
+        def command() -> int:
+            raise error
+
+        return command
+
+    short = "DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes"
+    for error in (torch.OutOfMemoryError("CUDA"), RuntimeError(short), MemoryError()):
+        assert terminal.exit_code(fail(error)) == 2
+        told = "error: not enough memory; close other programs, or ask for less at once\n"
+        assert capsys.readouterr().err == told
+    with pytest.raises(RuntimeError, match="a mistake"):
+        terminal.exit_code(fail(RuntimeError("a mistake")))
+
+
 def test_a_song_is_never_held_whole(monkeypatch: pytest.MonkeyPatch) -> None:
     """What has been decoded is at most a few segments ahead of what has been written."""
     decoded = written = ahead = 0

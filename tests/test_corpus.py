@@ -7,8 +7,10 @@ import os
 import pickle
 import runpy
 import shutil
+import signal
 import subprocess
 import sys
+import time
 import weakref
 from pathlib import Path
 
@@ -19,7 +21,7 @@ import soundfile
 from tiny_material import FILES, RATE, make_song, tone
 
 from moises_light import weights
-from moises_light.training import banks, build, corpus, evaluate, keys, songs
+from moises_light.training import banks, build, corpus, evaluate, keys, render, songs
 from moises_light.training.config import TrainConfig
 from moises_light.training.corpus import Corpus, write_track
 from moises_light.training.mixing import MixtureDataset
@@ -58,6 +60,29 @@ def test_a_silent_stem_is_spoken_for_and_takes_no_room(tmp_path):
     assert track.present == ("vocals", "bass")
     assert track.rows == ("bass",)
     assert np.load(tmp_path / "train" / "a.npy").shape == (1, 2, RATE)
+
+
+@pytest.mark.parametrize(("decibels", "kept"), [(-35, True), (-70, False)])
+def test_what_leaks_into_a_stem_is_taken_for_silence(tmp_path, caplog, decibels, kept):
+    """A draw would raise it to the level of a singer."""
+    guitar = noise(0)
+    leaks = guitar * np.float32(10 ** (decibels / 20))
+    with caplog.at_level("INFO"):
+        track = write_track(tmp_path, "train", "a", "song", {"vocals": leaks, "other": guitar})
+    assert track.present == ("vocals", "other")
+    assert set(track.rows) == set(track.level) == set(track.activity)
+    assert ("vocals" in track.rows) is kept
+    assert ("a: vocals at -90 dB is too faint, taken for silent" in caplog.messages) is not kept
+    opened = Corpus(tmp_path)
+    read = opened.read(track, "other", 0, 5000)
+    np.testing.assert_allclose(read, guitar[:, :5000] * 32000 / 32768, atol=0.5001 / 32768)
+
+
+@pytest.mark.parametrize(("level", "rows"), [(-55.0, ("bass",)), (-65.0, ())])
+def test_a_stem_alone_is_kept_down_to_60_db(tmp_path, level, rows):
+    quiet = noise(0, level=10 ** (level / 20))
+    assert write_track(tmp_path, "train", "a", "bank", {"bass": quiet}).rows == rows
+    assert len(np.load(tmp_path / "train" / "a.npy")) == len(rows)
 
 
 def test_loud_stems_are_scaled_by_one_gain(tmp_path):
@@ -119,6 +144,44 @@ def test_a_failed_write_leaves_nothing(tmp_path, monkeypatch):
     with pytest.raises(OSError, match="no space left"):
         write_track(tmp_path, "train", "a", "song", {"bass": noise(0)})
     assert list((tmp_path / "train").iterdir()) == []
+
+
+def test_a_full_disk_is_told_with_the_file(tmp_path, monkeypatch):
+    def fill_the_disk(file, array):
+        raise OSError("1411200 requested and 524224 written")  # all that numpy says
+
+    monkeypatch.setattr(np, "save", fill_the_disk)
+    with pytest.raises(OSError, match=r"a\.npy cannot be written \(1411200.*disk has room"):
+        write_track(tmp_path, "train", "a", "song", {"bass": noise(0)})
+
+
+def test_of_two_lines_of_one_name_the_last_counts(tmp_path):
+    write_track(tmp_path, "train", "a", "song", {"vocals": noise(0), "bass": noise(1)})
+    opened = Corpus(tmp_path)
+    opened.read(opened.tracks[0], "bass", 0, 100)
+    write_track(tmp_path, "train", "a", "song", {"bass": noise(2, 1.0)})
+    assert opened.rescan() == 1
+    for found in (opened, Corpus(tmp_path)):
+        (track,) = found.tracks
+        assert track.rows == ("bass",)
+        read = found.read(track, "bass", 0, 100)
+        np.testing.assert_allclose(read, noise(2, 1.0)[:, :100] * 32000 / 32768, atol=2e-5)
+
+
+def test_audio_that_is_missing_or_no_longer_whole_is_told_in_a_sentence(tmp_path):
+    write_track(tmp_path, "train", "a", "song", {"bass": noise(0)})
+    path = tmp_path / "train" / "a.npy"
+    whole = path.read_bytes()
+    write_track(tmp_path, "train", "b", "song", {"bass": noise(0, 1.0)})
+    another = (tmp_path / "train" / "b.npy").read_bytes()
+    for content in (whole[:-100], b"", b"no array", another, None):
+        path.unlink()
+        if content is not None:
+            path.write_bytes(content)
+        opened = Corpus(tmp_path)
+        with pytest.raises(ValueError, match=r"a\.npy is missing, .* delete its line in index\.js"):
+            opened.read(opened.tracks[0], "bass", 0, 100)
+        path.touch()
 
 
 def test_the_tracks_used_last_stay_open(tmp_path, monkeypatch):
@@ -268,6 +331,46 @@ def test_a_broken_stem_file_is_named(tmp_path):
         songs.read_stream(path, 0)
 
 
+def test_a_stem_in_two_formats_is_no_louder(tmp_path, caplog):
+    make_song(tmp_path / "song", {"vocals": 300.0, "drums/kick": 60.0, "lead_vocals": 400.0})
+    ((path, song),) = songs.find_songs(tmp_path)
+    alone = songs.read_song(path, song)
+    assert not caplog.text
+    for name, other in (("vocals", "Vocals.mp3"), ("drums/kick", "drums/kick.flac")):
+        read, rate = soundfile.read(path / f"{name}.wav")
+        soundfile.write(path / other, read, rate)
+    make_song(path / "vocals", {"verse": 300.0})  # and its parts beside the whole
+    ((path, song),) = songs.find_songs(tmp_path)
+    twice = songs.read_song(path, song)
+    for source, stem in alone.items():
+        np.testing.assert_array_equal(twice[source], stem)
+    left_out = {path / "Vocals.mp3", path / "drums/kick.flac", path / "vocals/verse.wav"}
+    assert {Path(line.split(": the same stem as ")[0]) for line in caplog.messages} == left_out
+
+
+def test_linked_folders_are_read_and_loops_end(tmp_path):
+    make_song(tmp_path / "elsewhere" / "One", {"vocals": 300.0, "drums/kick": 60.0})
+    root = tmp_path / "songs"
+    make_song(root / "Two", {"vocals": 300.0})
+    (root / "disk").symlink_to("../elsewhere")
+    (root / "Two" / "drums").symlink_to(tmp_path / "elsewhere" / "One" / "drums")
+    (root / "loop").symlink_to("..")
+    (tmp_path / "elsewhere" / "back").symlink_to(root)
+    found = {song.name: set(song.files) for _, song in songs.find_songs(root)}
+    assert found == {"disk - One": {"vocals", "drums"}, "Two": {"vocals", "drums"}}
+
+
+def test_a_song_with_a_link_to_nothing_is_left_out(tmp_path, caplog):
+    """As datalad leaves it: without its voice it would be taught as an instrumental."""
+    make_song(tmp_path / "songs" / "one", {"drums": 60.0})
+    make_song(tmp_path / "songs" / "two", {"drums": 60.0})
+    link = tmp_path / "songs" / "one" / "vocals.wav"
+    link.symlink_to("../.git/annex/objects/none.wav")
+    assert build.main([str(tmp_path / "corpus"), "--songs", str(tmp_path / "songs")]) == 0
+    assert [track.name for track in Corpus(tmp_path / "corpus").tracks] == ["song-two"]
+    assert f"{link} is a link to nothing; fetch the file" in caplog.text
+
+
 def test_the_folder_of_one_song_is_that_song(tmp_path, caplog):
     make_song(tmp_path / "maker" / "song", {"vocals": 300, "mixture": 100})
     for folder in (tmp_path, tmp_path / "maker", tmp_path / "maker" / "song"):
@@ -344,9 +447,115 @@ def test_a_song_in_the_current_folder_has_its_name(tmp_path, monkeypatch):
 def test_a_test_set_is_not_trained_on(tmp_path):
     for split in ("train", "test"):
         make_song(tmp_path / "musdb" / split / "song", {"vocals": 300.0})
-    with pytest.raises(ValueError, match=r"holds train and test; give .*train, so that"):
-        build.main([str(tmp_path / "corpus"), "--songs", str(tmp_path / "musdb")])
+    for root in ("musdb", "."):
+        with pytest.raises(ValueError, match=r"test.song is of a test set, .* as .*musdb.train"):
+            build.main([str(tmp_path / "corpus"), "--songs", str(tmp_path / root)])
+    assert not (tmp_path / "corpus").exists()
     assert build.main([str(tmp_path / "corpus"), "--songs", str(tmp_path / "musdb" / "train")]) == 0
+
+
+@pytest.mark.parametrize(
+    ("folders", "refused"),
+    [
+        (("data/set/Train/a", "data/set/Test/b"), True),
+        (("train/a", "TEST"), True),
+        (("set/test/b",), True),
+        (("Test", "a"), False),  # a song of that name
+        (("Testament/a", "train/b"), False),
+    ],
+)
+def test_a_test_set_is_found_at_any_depth(tmp_path, monkeypatch, folders, refused):
+    for folder in folders:
+        make_song(tmp_path / "songs" / folder, {"vocals": 300.0})
+    monkeypatch.chdir(tmp_path / "songs")
+    for root in (".", str(tmp_path / "songs")):
+        paths = [path for path, _ in songs.find_songs(root)]
+        if refused:
+            with pytest.raises(ValueError, match=r"is of a test set, which must stay unheard"):
+                build.refuse_test_set(Path(root), paths)
+        else:
+            build.refuse_test_set(Path(root), paths)
+
+
+def test_the_folder_of_a_test_set_itself_may_be_meant(tmp_path):
+    make_song(tmp_path / "test" / "a", {"vocals": 300.0})
+    assert build.main([str(tmp_path / "corpus"), "--songs", str(tmp_path / "test")]) == 0
+
+
+def test_of_two_songs_of_one_name_the_second_is_left_out(tmp_path, caplog):
+    make_song(tmp_path / "songs" / "A" / "B", {"vocals": 300.0, "drums": 60.0}, seconds=2.0)
+    make_song(tmp_path / "songs" / "A - B", {"vocals": 300.0}, seconds=1.0)
+    for _ in range(2):  # and a second build says the same
+        assert build.main([str(tmp_path / "corpus"), "--songs", str(tmp_path / "songs")]) == 0
+        paths = [str(tmp_path / "songs" / name) for name in ("A - B", "A/B")]
+        told = [line for line in caplog.messages if all(path in line for path in paths)]
+        assert len(told) == 1
+        assert "left out" in told[0]
+        caplog.clear()
+    opened = Corpus(tmp_path / "corpus")
+    (track,) = opened.tracks
+    assert len((opened.folder / "index.jsonl").read_text().splitlines()) == 1
+    assert opened.audio(track).shape == (len(track.rows), 2, track.frames)
+
+
+def test_songs_of_long_names_are_built_and_told_apart(tmp_path):
+    names = ["é" * 120 + end for end in "xy"]  # 241 bytes
+    for name in [*names, "z"]:
+        make_song(tmp_path / "songs" / name, {"vocals": 300.0})
+    for _ in range(2):
+        assert build.main([str(tmp_path / "corpus"), "--songs", str(tmp_path / "songs")]) == 0
+    tracks = {track.material[0]: track.name for track in Corpus(tmp_path / "corpus").tracks}
+    assert set(tracks) == {f"songs/{name}" for name in [*names, "z"]}
+    assert len(set(tracks.values())) == 3
+    assert tracks["songs/z"] == "song-z"
+
+
+def test_halves_of_tracks_that_a_killed_build_left_are_cleared(tmp_path):
+    make_song(tmp_path / "songs" / "one", {"vocals": 300.0})
+    folder = tmp_path / "corpus" / "train"
+    folder.mkdir(parents=True)
+    old, new = folder / ".song-a.1.part", folder / ".song-b.2.part"
+    for path in (old, new):
+        path.touch()
+    os.utime(old, (0, 0))
+    assert build.main([str(tmp_path / "corpus"), "--songs", str(tmp_path / "songs")]) == 0
+    assert not old.exists()
+    assert new.exists()  # another build may be writing it
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows kills at once")
+def test_a_build_that_is_told_to_end_leaves_no_half_track(tmp_path, monkeypatch):
+    make_song(tmp_path / "songs" / "one", {"vocals": 300.0})
+
+    def told_to_end(file, array):
+        file.write(b"half")
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    monkeypatch.setattr(np, "save", told_to_end)
+    # should the signal find no handler of ours
+    before = signal.signal(signal.SIGTERM, lambda *_: None)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            build.main([str(tmp_path / "corpus"), "--songs", str(tmp_path / "songs")])
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert list((tmp_path / "corpus" / "train").iterdir()) == []
+
+
+def fail_or_note(corpus, split, name, seed, seconds):
+    """In place of a band: the first fails, each other leaves a file."""
+    if name == "band-0000":
+        raise ValueError("no such sound")
+    time.sleep(0.2)
+    (corpus / name).touch()
+
+
+def test_a_band_that_fails_ends_the_build_soon(tmp_path, bank_folder, monkeypatch):
+    monkeypatch.setattr(build, "_band_of_kept", fail_or_note)
+    studio = render.Studio(banks.Bank(bank_folder, held_out=False))
+    with pytest.raises(ValueError, match="no such sound"):
+        build.add_bands(tmp_path, "train", studio, 0, 40, lambda track: None, jobs=2)
+    assert len(list(tmp_path.glob("band-*"))) < 15
 
 
 def test_an_unreadable_file_is_named(tmp_path):
@@ -596,6 +805,18 @@ def test_a_wall_is_where_an_encoder_cut_the_highs_off():
     # what rises again is no end
     again = cut * np.where(frequencies > 13000, 10 ** (25 / 20), 1.0)
     assert build.wall(np.fft.irfft(again)) is None
+
+
+@pytest.mark.parametrize(("rate", "end"), [(8000, 4000), (12000, 6000), (44100, None)])
+def test_a_stem_of_a_low_rate_ends_where_that_does(tmp_path, rate, end):
+    for name, r, seed in (("vocals", rate, 0), ("drums", RATE, 1)):
+        path = tmp_path / "songs" / "one" / f"{name}.wav"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        soundfile.write(path, 0.1 * np.random.default_rng(seed).standard_normal(4 * r), r)
+    build.add_songs(tmp_path / "corpus", tmp_path / "songs", lambda track: None)
+    (track,) = Corpus(tmp_path / "corpus").tracks
+    assert track.end_of("vocals") == end
+    assert track.end_of("drums") is None
 
 
 def test_a_song_whose_voice_is_cut_off_says_so(tmp_path):

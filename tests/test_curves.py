@@ -53,6 +53,21 @@ def test_steps_that_were_done_twice_count_once(tmp_path: Path) -> None:
     assert [row["step"] for row in read_run(folder).rows] == [10, 20, 30, 40]
 
 
+def test_half_a_line_of_a_run_that_crashed_is_left_out(tmp_path: Path) -> None:
+    folder = write_run(tmp_path / "a", TrainConfig(), [10, 20])
+    log = folder / "log.jsonl"
+    first, second = log.read_text().splitlines()
+    log.write_text(f'{first}\n{{"step": 15, "lo\n{{"step"{second}\n{second}\n')
+    assert [row["step"] for row in read_run(folder).rows] == [10, 20]
+
+
+def test_a_config_that_cannot_be_read_is_named(tmp_path: Path) -> None:
+    folder = write_run(tmp_path / "a", TrainConfig(), [10])
+    (folder / "config.json").write_text('{"warp": 9}')
+    with pytest.raises(ValueError, match=r"config\.json has options that are unknown here: warp"):
+        read_run(folder)
+
+
 def test_smoothing_keeps_a_level_from_the_first_value_on() -> None:
     np.testing.assert_allclose(smooth(np.full(9, -2.0)), -2.0)
     step = smooth(np.repeat([0.0, 1.0], 40))

@@ -39,3 +39,9 @@ def test_sources_that_a_network_does_not_separate_do_not_count(
     assert printed[0] == printed[1]
     rises = printed[0].splitlines()[-1].split("|")[3].split(",")
     assert len(rises) == TINY["n_rope"]
+
+
+def test_no_examples_are_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        depth.main(["x.safetensors", "--examples", "0"])
+    assert "'0': give a whole number >= 1" in capsys.readouterr().err

@@ -129,3 +129,9 @@ def test_excerpts_in_mono_and_with_the_voice_in_the_middle() -> None:
         middle = known[:, 0].mean(1, keepdim=True)
         torch.testing.assert_close(mixture, known[:, 1:].sum(1) + middle)
         torch.testing.assert_close(narrower[:, 1:], sources[:, 1:], equal_nan=True)
+
+
+def test_no_examples_are_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        heldout.main(["x.safetensors", "--examples", "0"])
+    assert "'0': give a whole number >= 1" in capsys.readouterr().err

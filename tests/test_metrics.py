@@ -2,13 +2,16 @@
 
 import doctest
 import math
+from pathlib import Path
 
 import pytest
+import soundfile
 import torch
 from torch.testing import assert_close
 
 from moises_light import metrics
 from moises_light.metrics import energy_at_silence, sdr, si_sdr
+from moises_light.training import evaluate
 
 
 def noise(*shape: int, seed: int = 0) -> torch.Tensor:
@@ -144,3 +147,21 @@ def test_energy_at_silence_counts_only_rests() -> None:
     assert energy_at_silence(reference, 0 * estimate, mixture, second) == -100
     assert energy_at_silence(mixture, estimate, mixture, second) is None
     assert energy_at_silence(reference[:, :50], estimate[:, :50], mixture[:, :50], second) is None
+
+
+@pytest.mark.parametrize(("more", "told"), [(0.09, None), (0.2, "2.20 s"), (-1.0, "1.00 s")])
+def test_an_estimate_of_another_length_is_not_scored(
+    tmp_path: Path, more: float, told: str | None
+) -> None:
+    reference = 0.1 * noise(2, 2 * 44100)
+    estimate = torch.nn.functional.pad(reference, (0, round(more * 44100)))
+    (tmp_path / "one").mkdir()
+    soundfile.write(tmp_path / "one" / "bass.wav", estimate.T.numpy(), 44100, subtype="FLOAT")
+    tracks = [evaluate.ScoredTrack("one", reference, {"bass": reference})]
+    if told is None:
+        (row,) = evaluate.evaluate(tracks, None, tmp_path)
+        assert row["sdr"] > 90
+    else:
+        words = f"one: the estimate of bass lasts {told}, the track 2.00 s; give one of the whole"
+        with pytest.raises(ValueError, match=words):
+            evaluate.evaluate(tracks, None, tmp_path)

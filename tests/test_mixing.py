@@ -51,6 +51,39 @@ def test_an_example_depends_on_seed_and_index_alone(folder):
     assert not torch.equal(forwards[0][0], other)
 
 
+def test_a_seed_draws_what_it_drew_before(tmp_path):
+    """Runs are compared with those of another day: one draw more, or in another place, shows."""
+    for k, source in enumerate(SOURCES):
+        tags = ["lead"] if source == "other" else []
+        write_track(tmp_path, "train", source, "bank", {source: noise(50 + k)}, tags=tags)
+    rows = {source: noise(k) for k, source in enumerate(SOURCES)}
+    write_track(tmp_path, "train", "song", "song", rows, limits={"vocals": 9000.0})
+    write_track(tmp_path, "train", "backing", "backing", {BACKING: noise(9)})
+    config = MixingConfig(codec=0)
+    dataset = MixtureDataset(tmp_path, "train", LENGTH // 2, seed=5, config=config)
+    levels = []
+    for index in range(8):
+        mixture, sources = dataset.draw(index)
+        pair = torch.stack([sources[0], mixture - sources[0]]).square().mean((1, 2))
+        levels.append([round(10 * float(power.log10()), 2) if power else None for power in pair])
+    # dB of the vocals and of the rest; libraries and processors round otherwise, but far below this
+    for found, expected in zip(
+        levels,
+        [
+            [-18.15, -20.25],
+            [-23.32, -22.67],
+            [-40.93, -18.89],
+            [None, -14.24],
+            [None, -15.87],
+            [-27.81, -15.17],
+            [None, -12.86],
+            [-15.85, None],
+        ],
+        strict=True,
+    ):
+        assert found == pytest.approx(expected, abs=0.02)
+
+
 def test_the_mixture_is_exactly_the_sum(folder):
     dataset = MixtureDataset(folder, "train", LENGTH, seed=0, config=MixingConfig(codec=0))
     for index in range(40):
@@ -205,6 +238,30 @@ def test_an_empty_corpus_is_refused(tmp_path):
     (tmp_path / "train" / "index.jsonl").touch()
     with pytest.raises(ValueError, match="holds no audio yet"):
         MixtureDataset(tmp_path, "train")
+
+
+def test_a_corpus_of_which_nothing_counts_says_so(tmp_path):
+    write_track(tmp_path, "train", "a", "song", {"bass": noise(0)})
+    with pytest.raises(ValueError, match=r"tracks of the kind song alone, .* give --songs 1"):
+        MixtureDataset(tmp_path, "train", config=MixingConfig.weighted(0, 0.35))
+
+
+def test_nothing_faint_is_raised_to_the_level_of_the_rest(tmp_path):
+    """A corpus may hold a row of next to nothing; no draw makes a singer of it."""
+    rows = {s: noise(k, level=0.002 if s == "vocals" else 0.1) for k, s in enumerate(SOURCES)}
+    track = write_track(tmp_path, "train", "a", "song", rows)
+    index = tmp_path / "train" / "index.jsonl"
+    # what a build before said of a stem that only leaks: the audio is 40 dB louder here
+    index.write_text(index.read_text().replace(f'"vocals":{track.level["vocals"]}', '"vocals":-94'))
+    free = {"drop": 0.0, "sparse": 0.0, "negatives": 0.0, "dull": 0.0, "codec": 0.0, "dense": 0.0}
+    for aligned in (0.0, 1.0):
+        for flat in (0.0, 1.0):
+            config = MixingConfig(aligned=aligned, flat=flat, **free)
+            dataset = MixtureDataset(tmp_path, "train", LENGTH, config=config)
+            for index in range(6):
+                power = dataset.draw(index)[1].square().mean((1, 2))
+                # 34 dB below, raised by 20, and by 9.5 at most that are drawn
+                assert 10 * float((power[0] / power[1:].sum()).log10()) < 0
 
 
 @pytest.mark.parametrize("speed", [0.9, 1.0, 1.1])

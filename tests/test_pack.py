@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import io
+import json
 import subprocess
 import sys
 import tarfile
+import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -50,12 +53,12 @@ def test_a_packed_corpus_comes_back(tmp_path: Path, corpus: Corpus, jobs: int) -
     # five seconds are one piece of two and one of three, since the last second is too short
     assert {name: t.frames / RATE for name, t in tracks.items()} == {
         "band-0000-0": 2.0,
-        "band-0000-2": 3.0,
+        "band-0000-88200": 3.0,
         "theme-0": 2.0,
     }
     before = {track.name: track for track in corpus.tracks}
     for name, start in (("band-0000", 0), ("band-0000", 2), ("theme", 0)):
-        old, new = before[name], tracks[f"{name}-{start}"]
+        old, new = before[name], tracks[f"{name}-{start * RATE}"]
         assert (new.kind, new.rows, new.present) == (old.kind, old.rows, old.present)
         assert (new.material, new.tags) == (old.material, old.tags)
         assert (new.bandwidth, new.limits) == (old.bandwidth, old.limits)
@@ -78,6 +81,43 @@ def test_parts_are_no_larger_than_asked_and_share_no_piece(tmp_path: Path, corpu
     assert pack.unpack(tmp_path / "packs", tmp_path / "again") == 7
     fewer = pack.pack(corpus, tmp_path / "fewer", size, parts=1, seconds=1.0)
     assert len(fewer) == 1
+
+
+def test_pieces_shorter_than_a_second_have_names_of_their_own(
+    tmp_path: Path, corpus: Corpus
+) -> None:
+    pack.pack(corpus, tmp_path / "packs", 1.0, parts=1, seconds=0.4)
+    # twelve of the band's five seconds and five of the other's two
+    assert pack.unpack(tmp_path / "packs", tmp_path / "again") == 17
+    tracks = {track.name: track for track in Corpus(tmp_path / "again").tracks}
+    assert len(tracks) == 17
+    frames = [t.frames for name, t in tracks.items() if name.startswith("band-0000-")]
+    assert sum(frames) == 5 * RATE
+
+
+def fail_or_note(corpus: Path, name: str, about: dict[str, Any], coded: dict[str, bytes]) -> int:
+    """In place of a piece: the first fails, each other leaves a file."""
+    if name.endswith("-0"):
+        raise ValueError("no such piece")
+    time.sleep(0.2)
+    (corpus / name).touch()
+    return 1
+
+
+def test_a_piece_that_fails_ends_the_unpacking_soon(
+    tmp_path: Path, corpus: Corpus, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    members = {"licences.json": b"[]"}
+    about = json.dumps({"frames": 1, "kind": "band", "rows": []}).encode()
+    members |= {f"{name}/track.json": about for name in ["a-0", *(f"b-{k}" for k in range(1, 40))]}
+    (tmp_path / "packs").mkdir()
+    with tarfile.open(tmp_path / "packs" / "part-0.tar", "w") as archive:
+        for name, content in members.items():
+            pack._add(archive, name, content)
+    monkeypatch.setattr(pack, "_write", fail_or_note)
+    with pytest.raises(ValueError, match="no such piece"):
+        pack.unpack(tmp_path / "packs", tmp_path / "again", jobs=2)
+    assert len(list((tmp_path / "again").glob("b-*"))) < 15
 
 
 def test_a_machine_that_only_trains_needs_little() -> None:

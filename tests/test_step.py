@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
 
-from bench.step import KINDS, step_of
+from bench.step import KINDS, main, step_of
 from moises_light import MoisesLight
 
 TINY = {"n_fft": 512, "hop_size": 128, "win_size": 512, "freq_dim": 128, "G": 4, "n_rope": 1}
@@ -20,3 +21,9 @@ def test_a_traced_step_and_other_attentions_have_the_same_gradients() -> None:
     with torch.no_grad():  # gradients are those of these weights, not kept from before
         model.source_head.weight.mul_(2)
     assert not torch.allclose(step_of(model, 16, 2, bf16=False, attention=KINDS["math"])(), plain)
+
+
+def test_no_runs_are_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["--runs", "0", "--preset", "none.safetensors"])
+    assert "'0': give a whole number >= 1" in capsys.readouterr().err

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import copy
+import inspect
 import io
 import json
 import multiprocessing
@@ -24,6 +25,7 @@ import pytest
 import soundfile as sf
 import torch
 
+from bench import corpus as corpus_numbers
 from bench import step
 from moises_light import MoisesLight, cli, configs, weights
 from moises_light.config import SOURCES, Config
@@ -47,6 +49,10 @@ TINY = {"n_fft": 512, "hop_size": 128, "win_size": 512, "freq_dim": 128, "G": 8,
 
 class Tones:
     """Stands in for `MixtureDataset`: a tone in a band of its own for every source."""
+
+    corpus = SimpleNamespace(
+        folder=Path("corpus/train"), tracks=[SimpleNamespace(rows=("backing",))]
+    )
 
     def __init__(self, length: int, seed: int = 0):
         self.length, self.seed = length, seed
@@ -593,6 +599,93 @@ def test_resumed_equals_uninterrupted(tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("tiny_preset")
+def test_a_run_that_fails_in_its_first_step_begins_anew(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object) -> torch.Tensor:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+
+    config = TrainConfig(frames=16, batch_size=2, steps=1, bf16=False)
+    with monkeypatch.context() as patch:
+        patch.setattr(Objective, "forward", fail)
+        with pytest.raises(torch.OutOfMemoryError):
+            run(config, tmp_path)
+    assert os.listdir(tmp_path) == ["config.json"]
+    assert run(replace(config, accumulate=2), tmp_path).is_file()
+
+
+@pytest.mark.usefixtures("tiny_preset")
+def test_a_step_is_saved_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ctrl-C between the optimizer and the average waits for the end of the step."""
+    config = TrainConfig(frames=16, batch_size=2, steps=3, warmup=1, bf16=False)
+    whole = weights.read_tensors(run(config, tmp_path / "whole"))[0]
+    update, handler = loop.AveragedModel.update_parameters, signal.getsignal(signal.SIGINT)
+    calls = []
+
+    def interrupted(average: torch.optim.swa_utils.AveragedModel, model: MoisesLight) -> None:
+        calls.append(1)
+        if len(calls) == 2:
+            signal.raise_signal(signal.SIGINT)
+        update(average, model)
+
+    monkeypatch.setattr(loop.AveragedModel, "update_parameters", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        run(config, tmp_path / "parts")
+    tensors, header = weights.read_tensors(tmp_path / "parts" / "state.safetensors")
+    assert header["step"] == "2"
+    assert tensors["optimizer.0.step"] == tensors["average.n_averaged"] == 2
+    assert signal.getsignal(signal.SIGINT) == handler
+    parts = weights.read_tensors(run(config, tmp_path / "parts"))[0]
+    assert all(torch.equal(x, parts[key]) for key, x in whole.items())
+
+
+@pytest.mark.skipif(os.name != "posix", reason="needs locks of files")
+@pytest.mark.usefixtures("tiny_preset")
+def test_a_folder_has_one_run_at_a_time(tmp_path: Path) -> None:
+    config = TrainConfig(frames=16, batch_size=2, steps=1, bf16=False)
+
+    def second(row: dict[str, float]) -> None:
+        run(replace(config, steps=2), tmp_path)
+
+    with pytest.raises(ValueError, match="holds a run that is going on; wait for its end or cho"):
+        run(config, tmp_path, log_steps=1, on_log=second)
+    run(replace(config, steps=2), tmp_path)
+    assert weights.read_tensors(tmp_path / "state.safetensors")[1]["step"] == "2"
+
+
+@pytest.mark.usefixtures("tiny_preset")
+def test_half_a_line_of_the_log_stays_apart(tmp_path: Path) -> None:
+    log = tmp_path / "log.jsonl"
+    log.write_text('{"step": 1}\n{"ste')
+    run(TrainConfig(frames=16, batch_size=2, steps=2, bf16=False), tmp_path, log_steps=1)
+    lines = log.read_text().splitlines()
+    assert lines[:2] == ['{"step": 1}', '{"ste']
+    assert [json.loads(line)["step"] for line in lines[2:]] == [1, 2]
+
+
+@pytest.mark.usefixtures("tiny_preset")
+def test_backings_are_refused_where_there_are_none(tmp_path: Path) -> None:
+    """The usual share is of those that there are; a run that has begun goes on."""
+    config = TrainConfig(frames=16, batch_size=2, steps=1, bf16=False)
+    dataset: Any = Tones(config.segment_length)
+    dataset.corpus = SimpleNamespace(
+        folder=Path("here/train"), tracks=[SimpleNamespace(rows=SOURCES)]
+    )
+
+    def train(config: TrainConfig, name: str) -> Path:
+        return loop.train(config, dataset, tmp_path / name, workers=0, rescan=False)
+
+    told = r"backings=1, and the corpus at here.train has none; .*build here --backings"
+    with pytest.raises(ValueError, match=told):
+        train(replace(config, backings=1.0), "new")
+    assert not (tmp_path / "new").exists()
+    assert train(config, "usual").is_file()
+    assert train(replace(config, backings=0.0), "none").is_file()
+    run(replace(config, backings=1.0), tmp_path / "begun")
+    assert train(replace(config, backings=1.0, steps=2), "begun").is_file()
+
+
+@pytest.mark.usefixtures("tiny_preset")
 def test_a_run_goes_on_with_another_limit(tmp_path: Path) -> None:
     """Its schedule bends to it; states of old runs say `steps=100000`, once the default."""
     config = TrainConfig(frames=16, batch_size=2, steps=1, bf16=False)
@@ -635,13 +728,29 @@ def test_a_run_that_was_stopped_gives_weights(
     run(config, tmp_path, commit="abc")
     at_the_end = weights.load(model)
     model.unlink()
+    read, reads = weights.read_tensors, []
+    monkeypatch.setattr(weights, "read_tensors", lambda path: (reads.append(path), read(path))[1])
     assert loop.export(tmp_path, Tones(config.segment_length, 7)) == model  # type: ignore[arg-type]
+    assert reads == [tmp_path / "state.safetensors"]  # once, for it is large
     again = weights.load(model)
     assert again.metadata == at_the_end.metadata
     for key, value in at_the_end.state_dict.items():
         assert torch.equal(again.state_dict[key], value), key
     assert cli.main([*command[:-1], str(tmp_path / "nowhere")]) == 2
     assert "nowhere holds no state.safetensors; give the folder of a run" in capsys.readouterr().err
+
+
+@pytest.mark.usefixtures("tiny_preset")
+def test_a_card_tells_the_device_of_the_run_not_of_its_export(tmp_path: Path) -> None:
+    config = TrainConfig(frames=16, batch_size=2, steps=1, bf16=False)
+    run(config, tmp_path)
+    state, dataset = tmp_path / "state.safetensors", Tones(config.segment_length)
+    tensors, header = weights.read_tensors(state)
+    assert header.pop("device") == "cpu"
+    for told, expected in (({"device": "NVIDIA H200"}, "NVIDIA H200"), ({}, "cpu")):
+        weights.write_tensors(state, tensors, {**header, **told})  # older states tell none
+        model = loop.export(tmp_path, dataset)  # type: ignore[arg-type]
+        assert weights.load(model).metadata["card"]["device"] == expected
 
 
 @pytest.mark.skipif(os.name != "posix", reason="needs kill")
@@ -731,6 +840,21 @@ def test_a_run_is_not_resumed_as_another(tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("tiny_preset")
+def test_a_state_of_no_run_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "state.safetensors"
+    config = TrainConfig(frames=16, batch_size=2, steps=1, bf16=False)
+    weights.write_tensors(path, {"x": torch.zeros(1)}, {"step": "1"})
+    words = f"{path} is the state of no run: it has no config, seconds; choose another folder"
+    for ask in (lambda: run(config, tmp_path), lambda: loop.saved_config(tmp_path)):
+        with pytest.raises(ValueError, match=re.escape(words)):
+            ask()
+    newer = {"config": '{"steps": 1, "warp": 9}', "step": "1", "seconds": "0"}
+    weights.write_tensors(path, {"x": torch.zeros(1)}, newer)
+    with pytest.raises(ValueError, match=re.escape(f"{path} has options that are unknown here")):
+        run(config, tmp_path)
+
+
+@pytest.mark.usefixtures("tiny_preset")
 def test_accumulated_parts_are_one_batch(tmp_path: Path) -> None:
     """Batch norms see the parts, so what is compared is the examples that a step draws."""
     seen: dict[int, list[int]] = {1: [], 2: []}
@@ -777,6 +901,7 @@ def test_a_run_without_an_end_is_refused(tmp_path: Path) -> None:
         ({"steps": -1}, "steps=-1; choose 0 or more"),
         ({"minutes": float("nan")}, "minutes=nan; choose 0 or more"),
         ({"seed": -1}, "seed=-1; choose 0 or more"),
+        ({"seed": 2**64}, "seed=18446744073709551616; choose less than 2"),
         ({"absent": -5.0}, "absent=-5.0; choose 0 or more"),
         ({"lr": float("nan")}, "lr=nan; choose more than 0"),
         ({"clip": 0.0}, "clip=0.0; choose more than 0"),
@@ -803,6 +928,20 @@ def test_bad_runs_are_refused(values: dict[str, object], words: str) -> None:
 def test_config_survives_json() -> None:
     config = TrainConfig(sources=("vocals",), minutes=3, highs_of=("vocals", "other"))
     assert TrainConfig.from_json(config.to_json()) == config
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ('{"steps": 5, "warp": 9, "depth": 1}', "x has options that are unknown here: depth, warp"),
+        ('{"steps": "five"}', "x has a value of another kind"),
+        ("[]", "x holds no config of a run"),
+        ('{"ste', "x holds no config of a run"),
+    ],
+)
+def test_a_foreign_config_is_one_sentence(text: str, words: str) -> None:
+    with pytest.raises(ValueError, match=words):
+        TrainConfig.from_json(text, "x")
 
 
 def test_each_process_takes_a_gpu_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -892,6 +1031,63 @@ def test_every_option_of_a_run_is_explained() -> None:
     explained = {action.dest: action.help or "" for action in parser._actions}
     for field in fields(TrainConfig):
         assert len(explained[field.name].split(" (default")[0]) > 10, field.name
+
+
+def test_what_is_explained_is_whole(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Python 3.13 strips the indentation of docstrings; before, it stays."""
+    text = TrainConfig.__doc__
+    assert text is not None
+    arguments = " ".join(text.split("Args:")[1].split())
+    for doc in (text, inspect.cleandoc(text)):
+        monkeypatch.setattr(TrainConfig, "__doc__", doc)
+        told = training_cli._meanings()
+        assert " ".join(f"{name}: {meaning}." for name, meaning in told.items()) == arguments
+
+
+class Broken(Tones):
+    """A corpus that lost a file."""
+
+    def draw(self, index: int) -> tuple[torch.Tensor, torch.Tensor]:
+        raise FileNotFoundError(2, "No such file", "corpus/train/take.npy")
+
+
+@pytest.mark.usefixtures("tiny_preset")
+def test_what_a_worker_could_not_do_is_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(torch, "set_flush_denormal", lambda on: True)  # it would stay on
+    monkeypatch.setattr(mixing, "MixtureDataset", lambda *a: Broken(15 * 128))
+    command = ["train", "--steps", "1", "--frames", "16", "--batch-size", "2", "--no-bf16"]
+    for workers in ("0", "1"):
+        assert cli.main([*command, "--workers", workers, "--folder", str(tmp_path)]) == 2
+        told = "moises-light: [Errno 2] No such file: 'corpus/train/take.npy'\n"
+        assert capsys.readouterr().err == told
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB"),
+        RuntimeError("DefaultCPUAllocator: can't allocate memory"),
+        MemoryError(),
+    ],
+    ids=["cuda", "cpu", "python"],
+)
+def test_a_run_out_of_memory_is_told_which_of_its_options_helps(
+    error: Exception,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def train(*_: object, **__: object) -> Path:
+        raise error
+
+    monkeypatch.setattr(torch, "set_flush_denormal", lambda on: True)  # it would stay on
+    monkeypatch.setattr(mixing, "MixtureDataset", lambda *a: None)
+    monkeypatch.setattr(loop, "train", train)
+    assert cli.main(["train", "--folder", str(tmp_path), "--steps", "1"]) == 2
+    told = "not enough memory; give a larger --accumulate, or a smaller --batch-size"
+    assert capsys.readouterr().err == f"moises-light: {told}\n"
 
 
 @pytest.mark.skipif(os.name != "posix", reason="needs SIGHUP")
@@ -1271,6 +1467,28 @@ def test_the_card_names_the_runs_before(tmp_path: Path) -> None:
     assert [f", {steps} steps" in text for steps in (1, 2, 3)] == [True, True, False]
 
 
+def test_the_cards_of_our_weights_stay_as_they_are() -> None:
+    folder = Path(__file__).parents[1] / "checkpoints"
+    found = weights.available(folder)
+    assert found.keys() == {path.stem for path in folder.glob("*.md")}
+    for preset, info in found.items():
+        text = (folder / f"{preset}.md").read_text(encoding="utf-8")
+        assert release.card_text(preset, info.card) == text
+
+
+@pytest.mark.usefixtures("tiny_preset")
+def test_a_run_may_start_from_a_preset_by_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MOISES_LIGHT_CHECKPOINTS", str(tmp_path))
+    config = TrainConfig(frames=16, batch_size=2, steps=1, bf16=False)
+    first = run(replace(config, steps=2), tmp_path / "first")
+    shutil.copy(first, tmp_path / "paper_small.safetensors")
+    second = run(replace(config, start="paper_small"), tmp_path / "second")
+    card = weights.load(second).metadata["card"]
+    assert [earlier["steps"] for earlier in card["earlier_runs"]] == [2]
+
+
 @pytest.mark.usefixtures("tiny_preset")
 def test_a_start_may_be_replaced_while_a_run_goes_on(tmp_path: Path) -> None:
     first = run(TrainConfig(frames=16, batch_size=2, steps=2, bf16=False), tmp_path / "first")
@@ -1503,3 +1721,12 @@ def test_a_checkpoint_can_be_scored_again(
 def test_a_missing_heldout_split_is_told_before_the_songs_are_scored(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"no corpus at .*heldout"):
         release.score(MoisesLight(**TINY), tmp_path / "nowhere", tmp_path, 6.0)
+
+
+def test_a_missing_heldout_split_is_told_before_the_corpus_is_measured(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_track(tmp_path, "train", "one", "band", {"bass": np.full((2, 44100), 0.1, "float32")})
+    with pytest.raises(ValueError, match=r"no corpus at .*heldout"):
+        corpus_numbers.main([str(tmp_path), "--draws", "1"])
+    assert capsys.readouterr().out == ""

@@ -16,7 +16,11 @@ from scipy import fft
 
 SAMPLE_RATE = 44100
 MARGIN = 2048
-"""Fewest samples read on both sides of a piece and cut off again: what wraps round ends there."""
+"""Fewest samples read on both sides of a piece and cut off again.
+
+What an equaliser wraps round ends there. The tail of a room is longer: what it has beyond the end
+is heard at the beginning, in place of the tail of what was played before.
+"""
 
 
 @dataclass(frozen=True)

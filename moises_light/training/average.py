@@ -79,7 +79,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if not same_norms(first.state_dict, second.state_dict):
         from moises_light.training.mixing import dataset_of
 
-        config = TrainConfig.from_json(json.dumps(card["run"]))
+        config = TrainConfig.from_json(json.dumps(card["run"]), str(args.first))
         model = calibrated(model, config, dataset_of(config, args.corpus), args.device)
         told["norms_anew"] = calibration_examples(config)
     metadata = {"preset": first.metadata["preset"], "card": told}

@@ -6,7 +6,7 @@ grids of sixteen steps a bar, bass lines follow kick and chords, melodies grow f
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -1016,8 +1016,3 @@ def _windows(
             else:
                 windows.append((begin, end))
     return tuple(windows)
-
-
-def map_notes(part: Part, change: Callable[[Note], Note]) -> Part:
-    """The same part with every note changed."""
-    return replace(part, notes=tuple(change(note) for note in part.notes))

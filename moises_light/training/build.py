@@ -16,6 +16,7 @@ import copy
 import logging
 import re
 import time
+import zlib
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from pathlib import Path
@@ -25,7 +26,7 @@ from scipy import signal
 
 from moises_light import audio
 from moises_light.config import SOURCES
-from moises_light.terminal import at_least, tell
+from moises_light.terminal import at_least, end_as_ctrl_c, tell
 from moises_light.training import banks, render, singing, world
 from moises_light.training.augment import draw_shape, piece_frame, reshape
 from moises_light.training.bands import compose
@@ -39,12 +40,13 @@ from moises_light.training.corpus import (
     Track,
     active_level,
     block_levels,
+    clear_parts,
     fit,
     name_seed,
     write_licences,
     write_track,
 )
-from moises_light.training.songs import find_songs, read_song, refuse
+from moises_light.training.songs import Song, find_songs, half_the_rate, read_song, refuse
 
 _log = logging.getLogger(__name__)
 
@@ -63,43 +65,94 @@ def add_songs(corpus: Path, folder: Path, say: Say) -> None:
     """Add every song below a folder to `train`; one that is there already is left out.
 
     So is, with a warning, a song of which a file is damaged or cannot be read: half a stem beside
-    whole ones would teach silence.
+    whole ones would teach silence. And a second song of one name, such as `A - B` beside `A/B`.
 
     Raises:
         ValueError: where no song is found, none can be read, or `folder` holds a test set.
     """
-    if (folder / "train").is_dir() and (folder / "test").is_dir():
-        raise ValueError(
-            f"{folder} holds train and test; give {folder / 'train'}, so that the test set stays "
-            f"unheard"
-        )
-
-    done = known_names(corpus, "train")
     found = find_songs(folder)
+    refuse_test_set(folder, [path for path, _ in found])
+    done = known_names(corpus, "train")
+    places: dict[str, Path] = {}
     unread = 0
     for path, song in found:
-        name = f"song-{song.name}"
+        name = track_name(f"song-{song.name}")
+        if name in places:
+            _log.warning("%s has the name of %s; left out, rename it", path, places[name])
+            continue
         if name in done:
             _log.info("%s: the corpus has a song of that name; left out", path)
+            places[name] = path
             continue
         try:
             stems = read_song(path, song, refuse)
+            limits = {source: ends(stem, song, source) for source, stem in stems.items()}
         except ValueError as error:
             _log.warning("%s; the song is left out", error)
             unread += 1
             continue
+        places[name] = path
         material = f"songs/{song.name}"
         # a guitar on its own plays the tune
         track = write_track(
             *(corpus, "train", name, "song", stems),
             present=song.present,
             material=[material],
-            limits={source: end for source, stem in stems.items() if (end := wall(stem))},
+            limits={source: end for source, end in limits.items() if end},
             tags=["lead"] if set(song.present) == {"other"} else [],
         )
         say(track)
     if unread == len(found):
         raise ValueError(f"no song below {folder} can be read whole")
+
+
+def refuse_test_set(folder: Path, paths: Sequence[Path]) -> None:
+    """Keep a test set unheard, however deep below a folder it lies.
+
+    Whoever gives the folder of a test set itself means it. A song alone may be called Test.
+
+    Args:
+        folder: that was given.
+        paths: of the songs that were found below.
+
+    Raises:
+        ValueError: that names the first song of a test set.
+    """
+    base = folder if all(path.is_relative_to(folder) for path in paths) else folder.resolve()
+    below = [path.relative_to(base).parts for path in paths]
+    names = [[part.casefold() for part in parts] for parts in below]
+    train = next(
+        (
+            base.joinpath(*parts[: some.index("train") + 1])
+            for parts, some in zip(below, names, strict=True)
+            if "train" in some
+        ),
+        None,
+    )
+    for path, some in zip(paths, names, strict=True):
+        if "test" in (some if train else some[:-1]):
+            raise ValueError(
+                f"{path} is of a test set, which must stay unheard; give the folder to train on "
+                f"itself{f', such as {train}' if train else ''}"
+            )
+
+
+LONGEST_NAME = 240
+"""Bytes of a track's name: a file's may have 255, and a suffix and a process are added to it."""
+
+
+def track_name(name: str) -> str:
+    """The name, or as much of it as a file's may have, with a sum of the whole."""
+    if len(name.encode()) <= LONGEST_NAME:
+        return name
+    # shorter than need be, since the pieces of a pack have a number behind it
+    return f"{name.encode()[:200].decode(errors='ignore')}-{zlib.crc32(name.encode()):08x}"
+
+
+def ends(stem: np.ndarray, song: Song, source: str) -> float | None:
+    """Frequency in Hz above which a stem of a song holds nothing, where it is known, or None."""
+    rate = half_the_rate(song.files.get(source, []))
+    return rate if rate and rate < LOWEST_WALL else wall(stem)
 
 
 def song_licences(folder: Path) -> list[LicenceRow]:
@@ -196,7 +249,7 @@ BACKED_SECONDS = 30
 
 
 def _backing_name(sample: banks.Sample) -> str:
-    return "backing-" + re.sub(r"[^\w.-]+", "-", sample.path.rsplit(".", 1)[0])
+    return track_name("backing-" + re.sub(r"[^\w.-]+", "-", sample.path.rsplit(".", 1)[0]))
 
 
 def bandwidth(music: np.ndarray) -> float | None:
@@ -212,6 +265,10 @@ def bandwidth(music: np.ndarray) -> float | None:
     power = density.mean(axis=0) * frequencies
     top = float(frequencies[power > power.max() * 1e-6].max(initial=0.0))
     return top if top < 15000 else None
+
+
+LOWEST_WALL = 8000
+"""Hz from which `wall` looks: below it what a stem has by nature may fall as steeply."""
 
 
 def wall(stem: np.ndarray) -> float | None:
@@ -240,7 +297,7 @@ def wall(stem: np.ndarray) -> float | None:
     levels = 10 * np.log10(density.mean(0)[inside] + 1e-20)
     levels = np.convolve(np.pad(levels, width // 2, mode="edge"), np.ones(width) / width, "valid")
     loudest_above = np.maximum.accumulate(levels[::-1])[::-1]
-    places = np.flatnonzero((frequencies >= 8000) & (frequencies <= 15000))
+    places = np.flatnonzero((frequencies >= LOWEST_WALL) & (frequencies <= 15000))
     apart = round(375 / frequencies[1])
     before = levels[places - apart]
     falls = np.where(before > levels.max() - 80, before - loudest_above[places + apart], 0.0)
@@ -360,8 +417,11 @@ def add_bands(
         return
     with ProcessPoolExecutor(jobs, initializer=_keep, initargs=(studio,)) as pool:
         work = [pool.submit(_band_of_kept, corpus, split, name, seed, seconds) for name in names]
-        for future in as_completed(work):
-            say(future.result())
+        try:
+            for future in as_completed(work):
+                say(future.result())
+        finally:  # where one fails, those that have not begun need not
+            pool.shutdown(cancel_futures=True)
 
 
 _kept: list[render.Studio] = []
@@ -376,6 +436,7 @@ def _band_of_kept(corpus: Path, split: str, name: str, seed: int, seconds: float
     return make_band(corpus, split, name, _kept[0], seed, seconds)
 
 
+@end_as_ctrl_c()  # a build that is told to end leaves no half a track
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m moises_light.training.build")
     parser.add_argument("corpus", type=Path, help="folder to write")
@@ -400,6 +461,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         raise ValueError("bands and collages are played on samples; name their folder by --banks")
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     began = time.monotonic()
+    clear_parts(options.corpus)
 
     def say(track: Track) -> None:
         rows = " ".join(f"{s} {track.level[s]:.0f} dB" for s in track.rows)

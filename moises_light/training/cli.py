@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import argparse
+import inspect
 import re
 import subprocess
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -14,7 +16,15 @@ import torch
 
 from moises_light.config import DEFAULT_PRESET
 from moises_light.model import PRECISIONS
-from moises_light.terminal import at_least, end_as_ctrl_c, exit_code, say, tell
+from moises_light.terminal import (
+    at_least,
+    end_as_ctrl_c,
+    exit_code,
+    is_out_of_memory,
+    one_line,
+    say,
+    tell,
+)
 from moises_light.training.config import TrainConfig
 from moises_light.training.corpus import SPLITS
 
@@ -69,7 +79,8 @@ def add_train_arguments(parser: argparse.ArgumentParser) -> None:
 
 def _meanings() -> dict[str, str]:
     """What each field of a run means, from the docstring of `TrainConfig`."""
-    arguments = re.findall(r"^ +(\w+): (.+(?:\n {12}.+)*)", TrainConfig.__doc__ or "", re.MULTILINE)
+    text = inspect.cleandoc(TrainConfig.__doc__ or "")  # as Python 3.13 does on its own
+    arguments = re.findall(r"^ {4}(\w+): (.+(?:\n {8}.+)*)", text, re.MULTILINE)
     return {name: " ".join(text.split()).rstrip(".") for name, text in arguments}
 
 
@@ -92,20 +103,36 @@ def train(args: argparse.Namespace) -> int:
         return 0
     first = loop.current_rank() == 0
     track = tensorboard(args.folder) if args.tensorboard and first else _print
-    path = loop.train(
-        config,
-        dataset,
-        args.folder,
-        device=args.device,
-        workers=args.workers,
-        save_minutes=args.save_minutes,
-        log_steps=args.log_steps,
-        commit=_commit(),
-        on_log=track,
-    )
+    with _plain_errors():
+        path = loop.train(
+            config,
+            dataset,
+            args.folder,
+            device=args.device,
+            workers=args.workers,
+            save_minutes=args.save_minutes,
+            log_steps=args.log_steps,
+            commit=_commit(),
+            on_log=track,
+        )
     if first:
         tell(str(path))
     return 0
+
+
+@contextmanager
+def _plain_errors() -> Iterator[None]:
+    """Errors of a run that a page of torch's own, or another command's advice, would hide."""
+    try:
+        yield
+    except (ValueError, OSError, MemoryError, RuntimeError) as error:
+        if is_out_of_memory(error):
+            less = "give a larger --accumulate, or a smaller --batch-size"
+            raise ValueError(one_line(error, less)) from error
+        if isinstance(error, ValueError | OSError) and "in DataLoader worker" in str(error):
+            last = str(error).strip().splitlines()[-1]  # above it lies the worker's traceback
+            raise ValueError(last.removeprefix(f"{type(error).__name__}: ")) from error
+        raise
 
 
 def add_evaluate_arguments(parser: argparse.ArgumentParser) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from math import cos, inf, pi
 
 import numpy as np
@@ -114,6 +114,8 @@ class TrainConfig:
         for field in least:
             if not 0 <= getattr(self, field) < inf:
                 raise ValueError(f"{field}={getattr(self, field)}; choose 0 or more")
+        if self.seed >= 2**64:  # more no generator of torch takes
+            raise ValueError(f"seed={self.seed}; choose less than 2**64")
         if self.teacher and self.loss == "mae":
             raise ValueError("a teacher gives spectra, which mae does not compare; choose bands")
         if self.frozen_norms and not self.start:
@@ -160,5 +162,28 @@ class TrainConfig:
         return json.dumps(asdict(self))
 
     @staticmethod
-    def from_json(text: str) -> TrainConfig:
-        return TrainConfig(**json.loads(text))
+    def from_json(text: str, name: str = "the config") -> TrainConfig:
+        """The config that `to_json` wrote; options that it lacks have their defaults.
+
+        Args:
+            text: of the JSON.
+            name: of where it comes from, for what is said of it.
+
+        Raises:
+            ValueError: if it is no config of a run, or has options that are unknown here.
+        """
+        try:
+            values = json.loads(text)
+        except ValueError as error:
+            raise ValueError(f"{name} holds no config of a run: {error}") from error
+        if not isinstance(values, dict):
+            raise ValueError(f"{name} holds no config of a run, which is a JSON object")
+        if unknown := values.keys() - {field.name for field in fields(TrainConfig)}:
+            raise ValueError(
+                f"{name} has options that are unknown here: {', '.join(sorted(unknown))}; it is of "
+                f"no run, or of one of a newer version: use that"
+            )
+        try:
+            return TrainConfig(**values)
+        except TypeError as error:
+            raise ValueError(f"{name} has a value of another kind: {error}") from error

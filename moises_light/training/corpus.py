@@ -21,8 +21,10 @@ import json
 import logging
 import os
 import re
+import time
 import zlib
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -49,6 +51,12 @@ BLOCK = SAMPLE_RATE // 2
 """Samples behind one number of `Track.activity`: half a second."""
 SILENCE = -99
 """Level in dB that stands for digital silence in `Track.activity`."""
+FAINT, BENEATH = -60.0, 45.0
+"""A stem counts as silent below this level in dB, and this far below the loudest of its track.
+
+What is left there is noise, or what leaks from the others; a draw that raised it to the level of a
+singer would teach a guitar as a voice.
+"""
 OPEN_TRACKS = 200
 """Memory maps that stay open, each with a file of its own; systems often allow 1024 open files."""
 
@@ -149,7 +157,7 @@ def write_track(
     """Add a track: audio first, under a temporary name, then its line in the index.
 
     All stems are scaled by one gain where the loudest would clip. A stem that is silent
-    throughout takes no room: it stays in `present` and gets no row.
+    throughout takes no room: it stays in `present` and gets no row. So does one that is `FAINT`.
 
     Args:
         stems: audio of each source, or of the backing, `[C, L]` float, all of one shape.
@@ -157,6 +165,7 @@ def write_track(
 
     Raises:
         ValueError: for an unknown split, kind or source, or stems of different shapes.
+        OSError: if it cannot be written, as on a full disk.
     """
     if split not in SPLITS or kind not in KINDS:
         raise ValueError(
@@ -172,10 +181,13 @@ def write_track(
     peak = max(float(np.abs(audio).max(initial=0)) for audio in stems.values())
     gain = 32000 / max(peak, 1.0)
     rows = [row for row in ROWS if row in stems and np.abs(stems[row]).max() > 1e-4]
-    packed = np.stack([np.round(stems[s] * gain).astype(np.int16) for s in rows or stems])
-    levels = {
-        s: block_levels(a.astype(np.float32) / 32768) for s, a in zip(rows, packed, strict=False)
-    }
+    packed = {row: np.round(stems[row] * gain).astype(np.int16) for row in rows}
+    levels = {row: block_levels(audio.astype(np.float32) / 32768) for row, audio in packed.items()}
+    active = {row: active_level(level) for row, level in levels.items()}
+    least = max(FAINT, max(active.values(), default=FAINT) - BENEATH)
+    for row in [row for row in rows if active[row] < least]:
+        _log.info("%s: %s at %.0f dB is too faint, taken for silent", name, row, active[row])
+        rows.remove(row)
     spoken_for = set(present if present is not None else stems)
     track = Track(
         name=name,
@@ -183,24 +195,39 @@ def write_track(
         frames=frames,
         rows=tuple(rows),
         present=tuple(s for s in SOURCES if s in spoken_for),
-        activity={s: [round(x) for x in level] for s, level in levels.items()},
-        level={s: round(active_level(level), 1) for s, level in levels.items()},
+        activity={s: [round(x) for x in levels[s]] for s in rows},
+        level={s: round(active[s], 1) for s in rows},
         bandwidth=bandwidth,
         material=tuple(sorted(set(material))),
         tags=tuple(tags),
         limits=dict(limits or {}),
     )
     folder = Path(corpus) / split
-    folder.mkdir(parents=True, exist_ok=True)
-    part = folder / f".{name}.{os.getpid()}.part"
+    part, whole = folder / f".{name}.{os.getpid()}.part", folder / f"{name}.npy"
     try:
-        with open(part, "wb") as file:
-            np.save(file, packed if rows else packed[:0])
-        os.replace(part, folder / f"{name}.npy")
-    finally:
-        part.unlink(missing_ok=True)
-    _append_line(folder / "index.jsonl", json.dumps(asdict(track), separators=(",", ":")))
+        folder.mkdir(parents=True, exist_ok=True)
+        try:
+            with open(part, "wb") as file:
+                empty = np.zeros((0, *next(iter(shapes))), np.int16)
+                np.save(file, np.stack([packed[row] for row in rows]) if rows else empty)
+            os.replace(part, whole)
+        finally:
+            part.unlink(missing_ok=True)
+        _append_line(folder / "index.jsonl", json.dumps(asdict(track), separators=(",", ":")))
+    except OSError as error:  # of a full disk numpy tells two numbers, and no file
+        raise OSError(
+            f"{whole} cannot be written ({error}); see that the disk has room, and build again"
+        ) from error
     return track
+
+
+def clear_parts(corpus: Path | str) -> None:
+    """Remove what builds that were killed left half written: no other writes to it for an hour."""
+    for folder in (Path(corpus), *(Path(corpus) / split for split in SPLITS)):
+        for part in folder.glob(".*.part"):
+            with suppress(FileNotFoundError):  # another build may clear them, too
+                if time.time() - part.stat().st_mtime > 3600:
+                    part.unlink()
 
 
 def _append_line(path: Path, line: str) -> None:
@@ -244,7 +271,7 @@ class Corpus:
         """Read what a build has appended since; returns the number of new tracks.
 
         A line that is no track, such as the half of one that a full disk leaves, is told and left
-        out.
+        out. Of several lines of one name the last counts: its audio lies there.
         """
         with open(self.index, "rb") as file:
             file.seek(self._read)
@@ -252,22 +279,44 @@ class Corpus:
         # a line that is still being written waits for the next scan
         new = new[: new.rfind(b"\n") + 1]
         self._read += len(new)
-        before = len(self.tracks)
+        by_name, count = {track.name: track for track in self.tracks}, 0
         for line in filter(None, new.split(b"\n")):
             try:
-                self.tracks.append(Track.from_json(line))
+                track = Track.from_json(line)
             except (ValueError, KeyError, TypeError):
                 _log.warning("%s: left out a broken line, %r", self.index, line[:40])
-        return len(self.tracks) - before
+                continue
+            by_name[track.name] = track
+            self._maps.pop(track.name, None)
+            count += 1
+        self.tracks = list(by_name.values())
+        return count
 
     def audio(self, track: Track) -> np.ndarray:
-        """The stored rows, int16 `[S, C, L]`, memory-mapped: only what is sliced is read."""
+        """The stored rows, int16 `[S, C, L]`, memory-mapped: only what is sliced is read.
+
+        Raises:
+            ValueError: if the file is missing, or is not what its line says.
+        """
         audio = self._maps.pop(track.name, None)
         if audio is None:
-            audio = np.load(self.folder / f"{track.name}.npy", mmap_mode="r")
+            audio = self._map(track)
         self._maps[track.name] = audio
         if len(self._maps) > OPEN_TRACKS:
             del self._maps[next(iter(self._maps))]
+        return audio
+
+    def _map(self, track: Track) -> np.ndarray:
+        path = self.folder / f"{track.name}.npy"
+        try:
+            audio = np.load(path, mmap_mode="r")
+        except (FileNotFoundError, EOFError, ValueError):
+            audio = None
+        if audio is None or (len(audio), audio.shape[-1]) != (len(track.rows), track.frames):
+            raise ValueError(
+                f"{path} is missing, cut short or of another track; "
+                f"delete its line in {self.index.name} and build again"
+            )
         return audio
 
     def read(self, track: Track, source: str, start: int, length: int) -> np.ndarray:

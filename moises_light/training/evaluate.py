@@ -27,6 +27,9 @@ from moises_light.training.songs import AUDIO, find_songs, load, read_mixture, r
 QUIET = -60.0
 """Level in dB under which a source counts as absent from a track: its SDR would mean nothing."""
 
+LONGER = 0.1
+"""Seconds by which an estimate may differ from its track in length; encoders pad by less."""
+
 ACCOMPANIMENT = "accompaniment"
 """Everything but the vocals. Its estimate is the mixture less that of the vocals."""
 
@@ -148,8 +151,9 @@ def evaluate(
 
     Raises:
         ValueError: if `estimates` holds no stem of a track: a mean over the others would compare
-            with nothing. If a stem is damaged or cannot be read, the network has another sample
-            rate than tracks are read at, or what BSSEval needs is not there.
+            with nothing. If an estimate is not as long as its track, a stem is damaged or cannot
+            be read, the network has another sample rate than tracks are read at, or what BSSEval
+            needs is not there.
     """
     rows: list[dict[str, Any]] = []
     if separator is not None and separator.sample_rate != SAMPLE_RATE:
@@ -168,6 +172,7 @@ def evaluate(
             paths = {s: p for s in SOURCES if (p := _stem(estimates / track.name, s))}
             found = {s: torch.from_numpy(load(p, refuse)) for s, p in paths.items()}
             _expect(estimates, [] if found else [track.name])
+            _check_lengths(track, found)
         pairs = {
             source: (reference, fit(found[source], reference.shape[-1]))
             for source, reference in track.sources.items()
@@ -196,6 +201,18 @@ def evaluate(
         rows += scored
         on_track(track.name, scored)
     return rows
+
+
+def _check_lengths(track: ScoredTrack, estimates: dict[str, Tensor]) -> None:
+    """Refuse an estimate of another length: of another song, or of a part of this one."""
+    whole = track.mixture.shape[-1] / SAMPLE_RATE
+    for source, estimate in estimates.items():
+        seconds = estimate.shape[-1] / SAMPLE_RATE
+        if abs(seconds - whole) > LONGER:
+            raise ValueError(
+                f"{track.name}: the estimate of {source} lasts {seconds:.2f} s, the track "
+                f"{whole:.2f} s; give one of the whole track"
+            )
 
 
 def _level(audio: Tensor) -> float:

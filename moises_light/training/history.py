@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from moises_light import weights
+from moises_light.config import configs
 
 KEPT = (
     *("steps", "examples", "seconds", "device", "seed", "commit", "run"),
@@ -42,12 +43,12 @@ def earlier_runs(card: Mapping[str, Any]) -> list[dict[str, Any]]:
 
 
 def runs_within(start: str) -> list[dict[str, Any]]:
-    """The runs that made the weights of a file, oldest first; none where there is no file's name.
+    """The runs that made the weights of a file or preset, oldest first; none where none is named.
 
     Raises:
         ValueError: if it cannot be read.
     """
     if not start:
         return []
-    card = weights.load(start).metadata["card"]
+    card = weights.load(weights.find(start) if start in configs else start).metadata["card"]
     return [*earlier_runs(card), kept(card)]

@@ -7,8 +7,9 @@ import logging
 import os
 import signal
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import nullcontext
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext, suppress
+from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,10 +24,17 @@ from moises_light import weights
 from moises_light.config import get_config
 from moises_light.model import MoisesLight
 from moises_light.separation import device_of
+from moises_light.terminal import undisturbed
 from moises_light.training.config import TrainConfig
+from moises_light.training.corpus import BACKING
 from moises_light.training.grow import grow
 from moises_light.training.history import runs_within
 from moises_light.training.losses import Objective
+
+try:
+    import fcntl
+except ImportError:  # Windows has no such locks
+    fcntl = None  # type: ignore[assignment]
 
 if TYPE_CHECKING:  # it needs scipy, and a command says so where that is missing
     from moises_light.training.mixing import MixtureDataset
@@ -44,23 +52,20 @@ class Indices(Sampler[int]):
     """Numbers of the examples that one process draws, from a step onwards, without end."""
 
     def __init__(self, config: TrainConfig, step: int, rank: int = 0, world: int = 1):
-        self.local = config.batch_size // world
-        self.first = step * config.batch_size + rank * self.local
-        self.stride = config.batch_size
+        self.config, self.step, self.rank, self.world = config, step, rank, world
 
     def __iter__(self) -> Iterator[int]:
-        first = self.first
-        while True:
-            yield from range(first, first + self.local)
-            first += self.stride
+        for step in count(self.step):
+            for part in range(self.config.accumulate):
+                yield from example_numbers(self.config, step, part, self.rank, self.world)
 
 
 def example_numbers(
     config: TrainConfig, step: int, part: int = 0, rank: int = 0, world: int = 1
 ) -> range:
-    """Numbers of the examples in a part of a step's batch, in the order of `Indices`."""
+    """Numbers of the examples that one process draws for a part of a step's batch."""
     local = config.batch_size // world // config.accumulate
-    first = step * config.batch_size + rank * config.batch_size // world + part * local
+    first = step * config.batch_size + (rank * config.accumulate + part) * local
     return range(first, first + local)
 
 
@@ -131,8 +136,9 @@ def train(
         `model.safetensors`.
 
     Raises:
-        ValueError: if the config sets no limit, its batch cannot be cut as asked, or the folder
-            holds another run; or if the device is not there.
+        ValueError: if the config sets no limit, its batch cannot be cut as asked, it asks for
+            backings that the corpus lacks, or the folder holds another run, or one that goes on;
+            or if the device is not there.
     """
     from moises_light.training.mixing import select
 
@@ -145,73 +151,118 @@ def train(
             f"batch_size={config.batch_size} cannot be cut into {world} processes times "
             f"accumulate={config.accumulate}"
         )
-    if current_rank() == 0:  # the others may come when it has begun to write
+    _check_backings(config, dataset, folder)
+    if rank == 0:  # the others may come when it has begun to write
         _check_folder(folder)
-    torch.manual_seed(config.seed)
-    model, average, optimizer = _begin(config, device, begun=(folder / STATE).is_file())
-    step, seconds, earlier = _resume(folder, config, model, average, optimizer)
-    teacher = MoisesLight.from_pretrained(config.teacher) if config.teacher else None
-    objective = objective_of(model, config, teacher)
-    wrapped = DistributedDataParallel(objective) if world > 1 else objective
-    loader = DataLoader(
-        Draws(dataset, 400 if rescan else 0),
-        batch_size=config.batch_size // world // config.accumulate,
-        sampler=Indices(config, step, rank, world),
-        num_workers=workers,
-        persistent_workers=workers > 0,
-        pin_memory=device == "cuda",
-        worker_init_fn=_end_as_ctrl_c,
-    )
-    batches = iter(loader)
-    state = _State(folder, config, model, average, optimizer, device, commit, earlier)
-    if rank == 0:
-        state.describe()
-    counts = torch.tensor(config.counts(model.sources), device=device)
-    summary = _Summary(len(model.sources))
-    begun, last_save = time.monotonic() - seconds, time.monotonic()
-    try:
-        while config.progress(step, seconds) < 1:
-            # -------------------------------------------------------------------- one step
-            lr = config.learning_rate(step, seconds)
-            for group in optimizer.param_groups:
-                group["lr"] = lr * group["gain"]
-            for part in range(config.accumulate):
-                waited = time.monotonic()
-                mixture, sources = (x.to(device, non_blocking=True) for x in next(batches))
-                summary.wait(time.monotonic() - waited)
-                numbers = example_numbers(config, step, part, rank, world)
-                widths = widths_of(config, numbers, model.sources, device)
-                whole = part == config.accumulate - 1 or world == 1
-                with nullcontext() if whole else wrapped.no_sync():  # type: ignore[operator]
-                    losses = wrapped(mixture, select(sources, model.sources), widths)
-                    ((losses * counts).mean() / config.accumulate).backward()
-                summary.add(losses.detach())
-            norm = nn.utils.clip_grad_norm_(model.parameters(), config.clip)
-            if torch.isfinite(norm):
-                optimizer.step()
-                average.update_parameters(model)
-            else:
-                summary.skipped += 1
-            optimizer.zero_grad()
-            step += 1
-            seconds = _agreed(time.monotonic() - begun, world)
-            # --------------------------------------------------------------------
-            if step % log_steps == 0:
-                row = summary.row(step, seconds, lr, float(norm), model.sources)
-                if rank == 0:
-                    _append(folder / "log.jsonl", row)
-                    on_log(row)
-                summary = _Summary(len(model.sources))
-            if rank == 0 and time.monotonic() - last_save > 60 * save_minutes:
-                state.save(step, seconds)
-                last_save = time.monotonic()
-    finally:
-        # also when the run is stopped by hand: what was learnt is kept
+    with _alone(folder) if rank == 0 else nullcontext():
+        torch.manual_seed(config.seed)
+        run = _Run(folder, device, config)
+        run.commit, run.device_name = commit, _name_of(device)
+        model, optimizer = run.model, run.optimizer
+        teacher = MoisesLight.from_pretrained(config.teacher) if config.teacher else None
+        objective = objective_of(model, config, teacher)
+        wrapped = DistributedDataParallel(objective) if world > 1 else objective
+        loader = DataLoader(
+            Draws(dataset, 400 if rescan else 0),
+            batch_size=config.batch_size // world // config.accumulate,
+            sampler=Indices(config, run.step, rank, world),
+            num_workers=workers,
+            persistent_workers=workers > 0,
+            pin_memory=device == "cuda",
+            worker_init_fn=_end_as_ctrl_c,
+        )
+        batches = iter(loader)
         if rank == 0:
-            state.save(step, seconds)
-    if rank == 0:
-        state.export(step, seconds, dataset)
+            run.describe()
+        counts = torch.tensor(config.counts(model.sources), device=device)
+        summary = _Summary(len(model.sources))
+        begun, last_save = time.monotonic() - run.seconds, time.monotonic()
+        try:
+            while config.progress(run.step, run.seconds) < 1:
+                # ---------------------------------------------------------------- one step
+                lr = config.learning_rate(run.step, run.seconds)
+                for group in optimizer.param_groups:
+                    group["lr"] = lr * group["gain"]
+                for part in range(config.accumulate):
+                    waited = time.monotonic()
+                    mixture, sources = (x.to(device, non_blocking=True) for x in next(batches))
+                    summary.wait(time.monotonic() - waited)
+                    numbers = example_numbers(config, run.step, part, rank, world)
+                    widths = widths_of(config, numbers, model.sources, device)
+                    whole = part == config.accumulate - 1 or world == 1
+                    with nullcontext() if whole else wrapped.no_sync():  # type: ignore[operator]
+                        losses = wrapped(mixture, select(sources, model.sources), widths)
+                        ((losses * counts).mean() / config.accumulate).backward()
+                    summary.add(losses.detach())
+                norm = nn.utils.clip_grad_norm_(model.parameters(), config.clip)
+                with undisturbed():  # a step is saved whole, or not at all
+                    if torch.isfinite(norm):
+                        optimizer.step()
+                        run.average.update_parameters(model)
+                    else:
+                        summary.skipped += 1
+                    optimizer.zero_grad()
+                    run.step += 1
+                run.seconds = _agreed(time.monotonic() - begun, world)
+                # ------------------------------------------------------------------------
+                if run.step % log_steps == 0:
+                    row = summary.row(run.step, run.seconds, lr, float(norm), model.sources)
+                    if rank == 0:
+                        _append(folder / "log.jsonl", row)
+                        on_log(row)
+                    summary = _Summary(len(model.sources))
+                if rank == 0 and time.monotonic() - last_save > 60 * save_minutes:
+                    run.save()
+                    last_save = time.monotonic()
+        finally:
+            # also when the run is stopped by hand: what was learnt is kept, if there is any
+            if rank == 0 and run.step:
+                run.save()
+        if rank == 0:
+            run.export(dataset)
     return folder / "model.safetensors"
+
+
+@contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    """Keep other runs out of a folder, whose state they would replace, until this one ends.
+
+    The lock ends with its process. Some disks of a network know none; there nobody is kept out.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    if fcntl is None:
+        yield
+        return
+    held = os.open(folder, os.O_RDONLY)
+    try:
+        try:
+            fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise ValueError(
+                f"{folder} holds a run that is going on; wait for its end or choose another folder"
+            ) from error
+        except OSError as error:
+            _log.info("%s cannot be locked: %s", folder, error)
+        yield
+    finally:
+        with suppress(OSError):  # closed here, the folder would stay open in the loader's workers
+            fcntl.flock(held, fcntl.LOCK_UN)
+        os.close(held)
+
+
+def _check_backings(config: TrainConfig, dataset: MixtureDataset, folder: Path) -> None:
+    """Refuse a new run that asks for backings by its own share where the corpus has none.
+
+    Its card would tell of them. The usual share is of those that there are.
+    """
+    if config.backings in (0, TrainConfig.backings) or (folder / STATE).is_file():
+        return
+    if not any(BACKING in track.rows for track in dataset.corpus.tracks):
+        raise ValueError(
+            f"backings={config.backings:g}, and the corpus at {dataset.corpus.folder} has none; "
+            f"leave the option out, or add some with python -m moises_light.training.build "
+            f"{dataset.corpus.folder.parent} --backings BACKINGS"
+        )
 
 
 def _check_folder(folder: Path) -> None:
@@ -230,7 +281,7 @@ def _check_folder(folder: Path) -> None:
     if path.exists():
         try:
             TrainConfig.from_json(path.read_text(encoding="utf-8"))
-        except (ValueError, TypeError) as error:
+        except ValueError as error:
             raise ValueError(
                 f"{folder} holds a config.json that is of no run; choose another folder"
             ) from error
@@ -242,13 +293,21 @@ def saved_config(folder: Path) -> TrainConfig:
     Raises:
         ValueError: if the folder holds no state.
     """
-    return TrainConfig.from_json(_saved_header(folder)["config"])
+    return _read_state(folder)[0]
 
 
-def _saved_header(folder: Path) -> dict[str, str]:
-    if not (folder / STATE).is_file():
+def _read_state(folder: Path) -> tuple[TrainConfig, dict[str, Tensor], dict[str, str]]:
+    """Config, tensors and header of a run's last saved state."""
+    path = folder / STATE
+    if not path.is_file():
         raise ValueError(f"{folder} holds no {STATE}; give the folder of a run that has saved one")
-    return weights.read_tensors(folder / STATE)[1]
+    tensors, header = weights.read_tensors(path)
+    if lacking := {"config", "step", "seconds"} - header.keys():
+        raise ValueError(
+            f"{path} is the state of no run: it has no {', '.join(sorted(lacking))}; "
+            f"choose another folder"
+        )
+    return TrainConfig.from_json(header["config"], str(path)), tensors, header
 
 
 def export(folder: Path, dataset: MixtureDataset, *, device: str = "cpu") -> Path:
@@ -268,29 +327,8 @@ def export(folder: Path, dataset: MixtureDataset, *, device: str = "cpu") -> Pat
         ValueError: if the folder holds no state, or the device is not there.
     """
     device_of(device)
-    header = _saved_header(folder)
-    config = TrainConfig.from_json(header["config"])
-    model, average, optimizer = _begin(config, device, begun=True)
-    step, seconds, earlier = _resume(folder, config, model, average, optimizer)
-    commit = header.get("commit", "")
-    state = _State(folder, config, model, average, optimizer, device, commit, earlier)
-    state.export(step, seconds, dataset)
+    _Run(folder, device).export(dataset)
     return folder / "model.safetensors"
-
-
-def _begin(
-    config: TrainConfig, device: str, begun: bool
-) -> tuple[MoisesLight, AveragedModel, torch.optim.Optimizer]:
-    """The network, its moving average and its optimizer, before the first step."""
-    model = _make_model(config, begun).to(device).train()
-    if config.frozen_norms:
-        for norm in batch_norms(model):
-            norm.eval()
-    average = AveragedModel(model, multi_avg_fn=_moving_average(config.ema, fresh=not config.start))
-    optimizer = torch.optim.AdamW(
-        _groups(model, config.weight_decay), lr=config.lr, betas=(0.9, 0.98), fused=True
-    )
-    return model, average, optimizer
 
 
 def _make_model(config: TrainConfig, begun: bool) -> MoisesLight:
@@ -313,8 +351,14 @@ def objective_of(
 ) -> Objective:
     """What a run of that config minimises, on the network's device."""
     objective = Objective(
-        *(model, config.loss, config.bf16, config.absent, config.highs, config.highs_of),
-        *(teacher, config.teaching),
+        model,
+        config.loss,
+        config.bf16,
+        absent=config.absent,
+        highs=config.highs,
+        highs_of=config.highs_of,
+        teacher=teacher,
+        teaching=config.teaching,
     )
     return objective.to(next(model.parameters()).device)
 
@@ -358,50 +402,90 @@ def _moving_average(decay: float, fresh: bool) -> Callable[..., None]:
     return update
 
 
-class _State:
-    """Everything that a run is at a moment, saved as safetensors."""
+class _Run:
+    """Everything that a run is at a moment: at its beginning, or as it was saved last.
 
-    def __init__(
-        self,
-        folder: Path,
-        config: TrainConfig,
-        model: MoisesLight,
-        average: AveragedModel,
-        optimizer: torch.optim.Optimizer,
-        device: str,
-        commit: str,
-        earlier_runs: list[dict[str, Any]],
-    ):
-        self.folder, self.config, self.commit, self.device = folder, config, commit, device
-        self.model, self.average, self.optimizer = model, average, optimizer
-        self.earlier_runs = earlier_runs
+    Args:
+        folder: of the run.
+        device: that it is computed on.
+        config: of the run; without it that of the saved state, which has to be there.
+
+    Raises:
+        ValueError: if the saved state is that of another run, or of another version.
+    """
+
+    def __init__(self, folder: Path, device: str, config: TrainConfig | None = None):
+        tensors: dict[str, Tensor] = {}
+        header: dict[str, str] = {}
+        if config is None or (folder / STATE).is_file():
+            saved, tensors, header = _read_state(folder)
+            config = config or saved
+            _same_run(saved, config, folder)
+        self.folder, self.config, self.device = folder, config, device
+        self.model = _make_model(config, begun=bool(header)).to(device).train()
+        if config.frozen_norms:
+            for norm in batch_norms(self.model):
+                norm.eval()
+        moving = _moving_average(config.ema, fresh=not config.start)
+        self.average = AveragedModel(self.model, multi_avg_fn=moving)
+        self.optimizer = torch.optim.AdamW(
+            _groups(self.model, config.weight_decay), lr=config.lr, betas=(0.9, 0.98), fused=True
+        )
+        self.step, self.seconds = int(header.get("step", 0)), float(header.get("seconds", 0))
+        self.commit = header.get("commit", "")
+        # older states do not tell
+        self.device_name = header.get("device") or _name_of(device)
+        # looked up once, for the file that it started from may be replaced while it goes on
+        told = header.get("earlier_runs")
+        self.earlier_runs = runs_within(config.start) if told is None else json.loads(told)
+        if header:
+            self._load(tensors)
+            _log.info("resumed %s at step %s", folder, self.step)
+
+    def _load(self, tensors: Mapping[str, Tensor]) -> None:
+        def part(prefix: str) -> dict[str, Tensor]:
+            return {k.removeprefix(prefix): x for k, x in tensors.items() if k.startswith(prefix)}
+
+        self.model.load_state_dict(part("model."))
+        self.average.load_state_dict(part("average."))
+        saved = self.optimizer.state_dict()
+        for key, x in part("optimizer.").items():
+            number, name = key.split(".", 1)
+            saved["state"].setdefault(int(number), {})[name] = x
+        parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
+        if any(s["exp_avg"].shape != parameters[n].shape for n, s in saved["state"].items()):
+            raise ValueError(
+                f"{self.folder} holds the state of another version; start a new run from its "
+                f"weights with --start {self.folder / 'model.safetensors'}"
+            )
+        self.optimizer.load_state_dict(saved)
 
     def describe(self) -> None:
-        self.folder.mkdir(parents=True, exist_ok=True)
         (self.folder / "config.json").write_text(self.config.to_json() + "\n")
 
-    def save(self, step: int, seconds: float) -> None:
+    def save(self) -> None:
         tensors = {f"model.{key}": x for key, x in self.model.state_dict().items()}
         tensors |= {f"average.{key}": x for key, x in self.average.state_dict().items()}
         for key, value in self.optimizer.state_dict()["state"].items():
             tensors |= {f"optimizer.{key}.{name}": x for name, x in value.items()}
         header = {
-            "step": str(step),
-            "seconds": str(seconds),
+            "step": str(self.step),
+            "seconds": str(self.seconds),
             "config": self.config.to_json(),
             "commit": self.commit,
+            "device": self.device_name,
             "earlier_runs": json.dumps(self.earlier_runs),
         }
         weights.write_tensors(self.folder / STATE, tensors, header)
 
-    def export(self, step: int, seconds: float, dataset: MixtureDataset) -> None:
+    def export(self, dataset: MixtureDataset) -> None:
         """Write the averaged weights, with their batch norms estimated anew."""
         model = averaged_model(self.model, self.average, self.config, dataset, self.device)
         card = {
-            "steps": step,
-            "examples": step * self.config.batch_size,
-            "seconds": round(seconds),
-            "device": torch.cuda.get_device_name() if self.device == "cuda" else self.device,
+            "steps": self.step,
+            "examples": self.step * self.config.batch_size,
+            "seconds": round(self.seconds),
+            "device": self.device_name,
             "seed": self.config.seed,
             "commit": self.commit,
             "run": json.loads(self.config.to_json()),
@@ -410,6 +494,11 @@ class _State:
         is_preset = not self.config.sources
         metadata = {"preset": self.config.preset, "card": card} if is_preset else {"card": card}
         weights.save(model, self.folder / "model.safetensors", metadata, torch.float16)
+
+
+def _name_of(device: str) -> str:
+    """What a card calls the device."""
+    return torch.cuda.get_device_name() if device == "cuda" else device
 
 
 def averaged_model(
@@ -466,47 +555,6 @@ def calibrated(
     return model.eval()
 
 
-def _resume(
-    folder: Path,
-    config: TrainConfig,
-    model: MoisesLight,
-    average: AveragedModel,
-    optimizer: torch.optim.Optimizer,
-) -> tuple[int, float, list[dict[str, Any]]]:
-    """Load the last saved state into what is given.
-
-    Returns:
-        the step, the seconds spent, and the runs whose weights this one started from: looked up
-        once, for the file that it started from may be replaced while it goes on.
-    """
-    path = folder / STATE
-    if not path.is_file():
-        return 0, 0.0, runs_within(config.start)
-    tensors, header = weights.read_tensors(path)
-    _same_run(TrainConfig.from_json(header["config"]), config, folder)
-
-    def part(prefix: str) -> dict[str, Tensor]:
-        return {k.removeprefix(prefix): x for k, x in tensors.items() if k.startswith(prefix)}
-
-    model.load_state_dict(part("model."))
-    average.load_state_dict(part("average."))
-    saved = optimizer.state_dict()
-    for key, x in part("optimizer.").items():
-        number, name = key.split(".", 1)
-        saved["state"].setdefault(int(number), {})[name] = x
-    parameters = [p for group in optimizer.param_groups for p in group["params"]]
-    if any(s["exp_avg"].shape != parameters[n].shape for n, s in saved["state"].items()):
-        raise ValueError(
-            f"{folder} holds the state of another version; start a new run from its weights with "
-            f"--start {folder / 'model.safetensors'}"
-        )
-    optimizer.load_state_dict(saved)
-    _log.info("resumed %s at step %s", folder, header["step"])
-    told = header.get("earlier_runs")
-    earlier = json.loads(told) if told is not None else runs_within(config.start)
-    return int(header["step"]), float(header["seconds"]), earlier
-
-
 def _same_run(saved: TrainConfig, config: TrainConfig, folder: Path) -> None:
     was, now = (json.loads(c.to_json()) for c in (saved, config))
     changed = [k for k in was if k not in ("minutes", "steps") and was[k] != now[k]]
@@ -551,9 +599,14 @@ class _Summary:
 
 
 def _append(path: Path, row: dict[str, Any]) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("a") as file:
-        file.write(json.dumps(row) + "\n")
+    """Add a line to the log; half a line that a crash left there stays apart from it."""
+    line = json.dumps(row) + "\n"
+    with path.open("a+b") as file:
+        if file.tell():
+            file.seek(-1, os.SEEK_END)
+            if file.read(1) != b"\n":
+                line = "\n" + line
+        file.write(line.encode())
 
 
 def current_rank() -> int:

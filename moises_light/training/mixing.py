@@ -55,7 +55,10 @@ VOICES_TRIED = 3
 """From how many voices `MixingConfig.in_key` chooses."""
 
 FAINTEST = -12.0
-"""Level in dB beside the rest of its track to which a fainter voice is raised."""
+"""Level in dB beside the rest of its track to which a fainter voice is raised, if it can be."""
+
+MOST_RAISED = 20.0
+"""By how many dB a row is raised to its level at most: what is fainter still is hardly music."""
 
 SECOND = -3.0
 """Level in dB at which a second instrument joins, beside a voice or what it joins."""
@@ -148,6 +151,10 @@ class _Part(NamedTuple):
     speed: float
 
 
+_Choices = dict[str, tuple[Track, int]]
+"""A track and where to begin in it for each source."""
+
+
 @dataclass(frozen=True)
 class _Shelf:
     """Tracks to draw from with cumulative probabilities."""
@@ -186,6 +193,24 @@ def _end(track: Track, row: str, alone: bool) -> float | None:
     return track.bandwidth if alone and row == "vocals" else track.end_of(row)
 
 
+def _cutoff(parts: Iterable[_Part], alone: bool, dull: float | None) -> float | None:
+    """Where a mixture of these parts ends, with the first of them or as a dull example, or None."""
+    ends = [
+        end * min(1.0, part.speed) for part in parts if (end := _end(part.track, part.row, alone))
+    ]
+    return min([*ends, *filter(None, [dull])], default=None)
+
+
+def _some_gain(rng: np.random.Generator, spread: float) -> float:
+    """A change of level in dB that is drawn for one part."""
+    return float(np.clip(rng.normal(-0.5, spread), -12, 6))
+
+
+def _raise(track: Track, row: str) -> float:
+    """By how many dB a row is changed to enter a mixture of strangers at its level."""
+    return min(LEVELS[row] - track.level[row], MOST_RAISED)
+
+
 def _register(piece: np.ndarray) -> float:
     """Power of `[C, L]` where voices have most of theirs."""
     spectrum = fft.rfft(piece)
@@ -197,6 +222,13 @@ def _voice_level(track: Track) -> float:
     """Level in dB of a track's vocals beside its other rows together, each while it plays."""
     rest = sum(10 ** (level / 10) for row, level in track.level.items() if row != "vocals")
     return track.level["vocals"] - 10 * float(np.log10(rest + 1e-12))
+
+
+def _voice_raise(part: _Part) -> float:
+    """By how many dB a part is raised among the rest of its own track: only a faint voice is."""
+    if part.row != "vocals":
+        return 0.0
+    return min(max(0.0, FAINTEST - _voice_level(part.track)), MOST_RAISED)
 
 
 def _playing(track: Track, source: str | None) -> int:
@@ -255,7 +287,13 @@ class MixtureDataset:
         backings = [t for t in tracks if BACKING in t.rows]
         self._backings = _shelf(backings, {"backing": 1.0}, BACKING)
         if not self._single:
-            raise ValueError(f"the corpus at {self.corpus.folder} holds no audio yet")
+            kinds = sorted({track.kind for track in tracks if track.rows})
+            if not kinds:
+                raise ValueError(f"the corpus at {self.corpus.folder} holds no audio yet")
+            raise ValueError(
+                f"the corpus at {self.corpus.folder} holds tracks of the kind {', '.join(kinds)} "
+                f"alone, and none of them counts; build bands or collages, or give --songs 1"
+            )
 
     def draw(self, index: int) -> tuple[torch.Tensor, torch.Tensor]:
         """Example number `index`.
@@ -300,60 +338,74 @@ class MixtureDataset:
         aligned = self._whole is not None and rng.random() < config.aligned
         flat = aligned and rng.random() < config.flat
         speed = 1.0 if flat else self._speed(rng)
-        choices: dict[str, tuple[Track, int]] = {}
         home: Track | None = None
         if aligned:
             assert self._whole is not None
-            home = track = self._whole.draw(rng)
-            # every source in turn must be caught playing; voices rest most
-            sung = "vocals" in track.rows and not negative and rng.random() < 0.5
-            start = self._start(rng, track, ("vocals",) if sung else track.rows)
-            choices = dict.fromkeys(track.rows, (track, start))
+            home = self._whole.draw(rng)
+            choices = self._moment(rng, home, negative)
         else:
-            for source, shelf in self._single.items():
-                track = shelf.draw(rng)
-                choices[source] = (track, self._start(rng, track, (source,)))
-        if negative:
-            choices.pop("vocals", None)
-            if self._leads is not None:
-                track = self._leads.draw(rng)
-                if not (aligned and "lead" in choices.get("other", (track,))[0].tags):
-                    choices["other"] = (track, self._start(rng, track, ("other",)))
-        elif rng.random() < config.sparse:
-            few = rng.choice(list(choices), min(len(choices), int(rng.integers(1, 3))), False)
-            choices = {source: choice for source, choice in choices.items() if source in few}
-        else:
-            choices = self._drop(rng, choices, config.drop * (0.5 if aligned else 1.0))
-        speeds = {source: speed if aligned else self._speed(rng) for source in choices}
-        alone = rng.random() < config.walled
-        cutoffs = [
-            end * min(1.0, speeds[s])
-            for s, (track, _) in choices.items()
-            if (end := _end(track, s, alone))
+            choices = self._strangers(rng)
+        choices = self._chosen(rng, choices, negative, aligned)
+        parts = [
+            _Part(source, track, start, speed if aligned else self._speed(rng))
+            for source, (track, start) in choices.items()
         ]
-        if rng.random() < config.dull:
-            cutoffs.append(float(rng.uniform(11000, 19000)))
-        cutoff = min(cutoffs, default=None)
+        cutoff = _cutoff(parts, rng.random() < config.walled, self._dull(rng))
         out = np.zeros((len(SOURCES), 2, self.segment_length), np.float32)
-        for number, source in enumerate(SOURCES):
-            if source not in choices:
-                continue
-            track, start = choices[source]
-            stranger = not aligned or track is not home
-            relative = LEVELS[source] - track.level[source] if stranger else 0.0
-            if source == "vocals" and not stranger:
-                relative = max(0.0, FAINTEST - _voice_level(track))
-            if flat:
-                out[number] = self._plain(track, source, start, cutoff)
-            else:
-                out[number] = self._varied(rng, track, source, start, speeds[source], cutoff)
-                spread = 2.5 if aligned else 3.5
-                relative += float(np.clip(rng.normal(-0.5, spread), -12, 6))
-            out[number] *= np.float32(10 ** (relative / 20))
+        for part in parts:
+            piece = self._piece(rng, part, cutoff, flat)
+            gain = _voice_raise(part) if part.track is home else _raise(part.track, part.row)
+            if not flat:
+                gain += _some_gain(rng, 2.5 if aligned else 3.5)
+            out[SOURCES.index(part.row)] = piece * np.float32(10 ** (gain / 20))
         if "other" in choices and not flat and rng.random() < config.dense:
             number = SOURCES.index("other")
             out[number] += self._second(rng, out, number, cutoff)
         return out
+
+    def _moment(self, rng: np.random.Generator, track: Track, negative: bool) -> _Choices:
+        """One moment of all rows of a track."""
+        # every source in turn must be caught playing; voices rest most
+        sung = "vocals" in track.rows and not negative and rng.random() < 0.5
+        start = self._start(rng, track, ("vocals",) if sung else track.rows)
+        return dict.fromkeys(track.rows, (track, start))
+
+    def _strangers(self, rng: np.random.Generator) -> _Choices:
+        """Each source from a track and a moment of its own."""
+        choices = {}
+        for source, shelf in self._single.items():
+            track = shelf.draw(rng)
+            choices[source] = (track, self._start(rng, track, (source,)))
+        return choices
+
+    def _chosen(
+        self, rng: np.random.Generator, choices: _Choices, negative: bool, aligned: bool
+    ) -> _Choices:
+        """What of the choices is heard, and the lead that a negative has instead of a voice."""
+        config = self.config
+        if negative:
+            choices = {source: choice for source, choice in choices.items() if source != "vocals"}
+            if self._leads is not None:
+                track = self._leads.draw(rng)
+                if not (aligned and "lead" in choices.get("other", (track,))[0].tags):
+                    choices["other"] = (track, self._start(rng, track, ("other",)))
+            return choices
+        if rng.random() < config.sparse:
+            few = rng.choice(list(choices), min(len(choices), int(rng.integers(1, 3))), False)
+            return {source: choice for source, choice in choices.items() if source in few}
+        return self._drop(rng, choices, config.drop * (0.5 if aligned else 1.0))
+
+    def _dull(self, rng: np.random.Generator) -> float | None:
+        """Where an example ends as lossy uploads do, if it does."""
+        return float(rng.uniform(11000, 19000)) if rng.random() < self.config.dull else None
+
+    def _piece(
+        self, rng: np.random.Generator, part: _Part, cutoff: float | None, flat: bool
+    ) -> np.ndarray:
+        """What a part plays, as it was recorded or varied."""
+        if flat:
+            return self._plain(part.track, part.row, part.start, cutoff)
+        return self._varied(rng, part.track, part.row, part.start, part.speed, cutoff)
 
     def _second(
         self, rng: np.random.Generator, sources: np.ndarray, number: int, cutoff: float | None
@@ -373,14 +425,14 @@ class MixtureDataset:
         else:
             beside = 10 * float(np.log10(np.square(sources[number]).mean() + 1e-12))
             level += beside - track.level["other"]
-        most = LEVELS["other"] + LOUDER - track.level["other"]
+        most = _raise(track, "other") + LOUDER
         return piece * np.float32(10 ** (min(level, most) / 20))
 
     def _draw_backing(self, rng: np.random.Generator) -> np.ndarray:
         """As `_draw`; the backing lies in the first of its rows, the others are silent."""
         config = self.config
         assert self._backings is not None
-        cutoffs = [float(rng.uniform(11000, 19000))] if rng.random() < config.dull else []
+        dull = self._dull(rng)
         flat = rng.random() < config.flat
         sung = rng.random() < config.sung and "vocals" in self._single
         track = self._backings.draw(rng)
@@ -390,21 +442,12 @@ class MixtureDataset:
         if sung:
             in_key = rng.random() < config.in_key
             parts.append(self._in_key(rng, backing) if in_key else self._voice(rng))
-        alone = rng.random() < config.walled
-        cutoffs += [
-            end * min(1.0, part.speed)
-            for part in parts
-            if (end := _end(part.track, part.row, alone))
-        ]
-        cutoff = min(cutoffs, default=None)
+        cutoff = _cutoff(parts, rng.random() < config.walled, dull)
         out = np.zeros((len(SOURCES), 2, self.segment_length), np.float32)
-        for row, track, start, speed in parts:
-            if flat and row == BACKING:
-                piece = self._plain(track, row, start, cutoff)
-            else:
-                piece = self._varied(rng, track, row, start, speed, cutoff)
-            gain = LEVELS[row] - track.level[row] + float(np.clip(rng.normal(-0.5, 3.0), -12, 6))
-            number = _IN_BACKING[0] if row == BACKING else SOURCES.index(row)
+        for part in parts:
+            piece = self._piece(rng, part, cutoff, flat and part.row == BACKING)
+            gain = _raise(part.track, part.row) + _some_gain(rng, 3.0)
+            number = _IN_BACKING[0] if part.row == BACKING else SOURCES.index(part.row)
             out[number] = piece * np.float32(10 ** (gain / 20))
         if not flat and rng.random() < config.dense and "other" in self._single:
             number = _IN_BACKING[0]
@@ -429,9 +472,7 @@ class MixtureDataset:
         return max(found, key=lambda pair: pair[0])[1]
 
     @staticmethod
-    def _drop(
-        rng: np.random.Generator, choices: dict[str, tuple[Track, int]], probability: float
-    ) -> dict[str, tuple[Track, int]]:
+    def _drop(rng: np.random.Generator, choices: _Choices, probability: float) -> _Choices:
         """Leave out each source with that probability, but never all."""
         stay = {source: rng.random() >= probability for source in choices}
         if not any(stay.values()):

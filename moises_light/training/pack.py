@@ -187,7 +187,7 @@ def _size(members: dict[str, bytes]) -> int:
 
 def _members(corpus: Corpus, track: Track, start: int, frames: int) -> dict[str, bytes]:
     """The files of one piece: what describes it, and its rows."""
-    name = f"{track.name}-{start // SAMPLE_RATE}"
+    name = f"{track.name}-{start}"  # by the sample: a second may hold several pieces
     about = {
         "kind": track.kind,
         "frames": frames,
@@ -228,7 +228,10 @@ def unpack(packs: Path, corpus: Path, jobs: int = 1) -> int:
     if jobs == 1:
         return sum(_write(corpus, *found) for found in new)
     with ProcessPoolExecutor(jobs) as pool:
-        return sum(f.result() for f in [pool.submit(_write, corpus, *found) for found in new])
+        try:
+            return sum(f.result() for f in [pool.submit(_write, corpus, *found) for found in new])
+        finally:  # where one fails, those that have not begun need not
+            pool.shutdown(cancel_futures=True)
 
 
 def _read(part: Path, corpus: Path) -> Iterator[tuple[str, dict[str, Any], dict[str, bytes]]]:

@@ -15,7 +15,7 @@ A checkpoint can be scored again, for instance on a set that joined since:
 from __future__ import annotations
 
 import argparse
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -173,55 +173,64 @@ def _run_text(card: Mapping[str, Any]) -> str:
     if "run" not in card:
         return UNTOLD
     run = card["run"]
+    size = (
+        f"`{run['preset']}`, {card['steps']:,} steps of {run['batch_size']} examples of "
+        f"{run['frames']} frames, {_time_text(card)}"
+    )
+    return _joined("; ", [size, _training_text(card), *_changes(card)])
+
+
+def _training_text(card: Mapping[str, Any]) -> str:
+    """What a run minimised, on which examples, and how."""
+    run = card["run"]
     # older cards know no such weight, and then only that of vocals
     highs, highs_of = run.get("highs", 1.0), run.get("highs_of", ("vocals",))
     focus, focus_of = run.get("focus", 1.0), run.get("focus_of", ())
-    return (
-        f"`{run['preset']}`, {card['steps']:,} steps of {run['batch_size']} examples of "
-        f"{run['frames']} frames, {_time_text(card)}; loss `{run['loss']}` (absent "
-        f"sources weigh {run['absent']:g}"
-        + (f", the highs of {' and '.join(highs_of)} {highs:g}" if highs != 1.0 else "")
-        + (f", {' and '.join(focus_of)} {focus:g}" if focus != 1.0 else "")
-        + ")"
-        + (_teacher_text(run) if run.get("teacher") else "")
-        + (f", {run['narrow']:.0%} of the examples narrow or mono" if run.get("narrow") else "")
-        + (f", real songs count {run['songs']:g} times" if run.get("songs", 1.0) != 1.0 else "")
-        + _backings_text(run)
-        + f", AdamW with a peak of {run['lr']:g}, moving average "
-        f"{run['ema']:g}, "
-        + ("batch norms frozen, " if run.get("frozen_norms") else "")
-        + f"seed {run['seed']}, commit `{card['commit']}`"
-        + (
-            f"; then its lowest {card['lowest_bands']} bands alone"
-            if "lowest_bands" in card
-            else ""
-        )
-        + (f"; then without {_blocks_text(card['removed'])}" if "removed" in card else "")
-        + (f"; then pruned to `G={card['pruned']}`" if "pruned" in card else "")
-        + (f"; then grafted: {card['grafted']}" if "grafted" in card else "")
-        + (f"; then averaged: {card['averaged']}" if "averaged" in card else "")
-        + (
-            f"; then put back into `{card['put_back']}`, whose bands above them stay"
-            if "put_back" in card
-            else ""
-        )
-        + (_norms_text(card["norms_anew"]) if "norms_anew" in card else "")
-    )
-
-
-def _backings_text(run: Mapping[str, Any]) -> str:
+    weights_told = [
+        f"absent sources weigh {run['absent']:g}",
+        f"the highs of {' and '.join(highs_of)} {highs:g}" if highs != 1.0 else "",
+        f"{' and '.join(focus_of)} {focus:g}" if focus != 1.0 else "",
+    ]
     usual = TrainConfig.backings  # older cards name none
-    share = run.get("backings", usual)
-    return f", {share:.0%} of the examples before backings" if share != usual else ""
+    backings = run.get("backings", usual)
+    told = [
+        f"loss `{run['loss']}` ({_joined(', ', weights_told)})",
+        _teacher_text(run) if run.get("teacher") else "",
+        f"{run['narrow']:.0%} of the examples narrow or mono" if run.get("narrow") else "",
+        f"real songs count {run['songs']:g} times" if run.get("songs", 1.0) != 1.0 else "",
+        f"{backings:.0%} of the examples before backings" if backings != usual else "",
+        f"AdamW with a peak of {run['lr']:g}",
+        f"moving average {run['ema']:g}",
+        "batch norms frozen" if run.get("frozen_norms") else "",
+        f"seed {run['seed']}",
+        f"commit `{card['commit']}`",
+    ]
+    return _joined(", ", told)
+
+
+def _changes(card: Mapping[str, Any]) -> list[str]:
+    """What became of the weights after their run."""
+    return [
+        f"then its lowest {card['lowest_bands']} bands alone" if "lowest_bands" in card else "",
+        f"then without {_blocks_text(card['removed'])}" if "removed" in card else "",
+        f"then pruned to `G={card['pruned']}`" if "pruned" in card else "",
+        f"then grafted: {card['grafted']}" if "grafted" in card else "",
+        f"then averaged: {card['averaged']}" if "averaged" in card else "",
+        f"then put back into `{card['put_back']}`, whose bands above them stay"
+        if "put_back" in card
+        else "",
+        f"then batch norms estimated anew from {card['norms_anew']} examples"
+        if "norms_anew" in card
+        else "",
+    ]
+
+
+def _joined(between: str, texts: Iterable[str]) -> str:
+    return between.join(filter(None, texts))
 
 
 def _teacher_text(run: Mapping[str, Any]) -> str:
-    teacher = Path(run["teacher"]).stem
-    return f", {run['teaching']:g} of it against the estimates of `{teacher}`"
-
-
-def _norms_text(examples: int) -> str:
-    return f"; then batch norms estimated anew from {examples} examples"
+    return f"{run['teaching']:g} of it against the estimates of `{Path(run['teacher']).stem}`"
 
 
 def _time_text(card: Mapping[str, Any]) -> str:

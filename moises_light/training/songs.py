@@ -9,6 +9,7 @@ dot, such as the `._vocals.wav` that macOS leaves, are no part of a song.
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -78,6 +79,23 @@ def _visible(paths: Iterable[Path], folder: Path) -> list[Path]:
     ]
 
 
+def _below(folder: Path) -> list[Path]:
+    """All paths below a folder, as `_visible`; a linked folder is read as one that lies there."""
+    found: list[Path] = []
+    for top, folders, files in os.walk(folder, followlinks=True):
+        here = Path(top)
+        shown = [name for name in folders if not name.startswith(".")]
+        folders[:] = [name for name in shown if not _leads_up(here / name)]
+        found += [here / name for name in (*folders, *files)]
+    return _visible(found, folder)
+
+
+def _leads_up(path: Path) -> bool:
+    """Whether a path is a link to a folder that it lies in: its way down would have no end."""
+    above = Path(os.path.abspath(path)).parents
+    return path.is_symlink() and path.resolve() in {folder.resolve() for folder in above}
+
+
 def _is_song(folder: Path) -> bool:
     """Whether the stems of a song lie in a folder itself, and not the parts of one stem.
 
@@ -100,7 +118,7 @@ def _is_audio(path: Path) -> bool:
 
 def _holds_songs(folder: Path) -> bool:
     """Whether a folder is a place of songs, such as an album that is called Strings."""
-    below = [path for path in _visible(folder.rglob("*"), folder) if path.is_dir()]
+    below = [path for path in _below(folder) if path.is_dir()]
     return any(map(_is_song, [folder, *below]))
 
 
@@ -120,11 +138,10 @@ def find_song(folder: Path) -> Song | None:
         if entry.is_dir() and _holds_songs(entry):
             continue
         if entry.is_dir():
-            below = _visible(entry.rglob("*"), entry)
-            inside = [path for path in below if _is_audio(path)]
+            inside = [path for path in _below(entry) if _is_audio(path)]
         else:
             inside = [entry] if _is_audio(entry) else []
-        name = entry.stem if entry.is_file() else entry.name
+        name = entry.name if entry.is_dir() else entry.stem
         source = source_of(name)
         if of_moisesdb:
             source = MOISESDB.get(name.lower(), source)
@@ -136,7 +153,32 @@ def find_song(folder: Path) -> Song | None:
         return None
     for name in unknown:
         _log.warning("%s: no stem is called %s; left out", folder, name)
+    files = {source: _once_each(paths) for source, paths in files.items()}
     return Song(folder.name, files, tuple(STEMS) if of_moisesdb else tuple(files))
+
+
+def _once_each(files: list[Path]) -> list[Path]:
+    """The files of a source without what would be added to itself: `vocals.mp3` by `vocals.wav`.
+
+    Of one name the file stays whose suffix comes first in `AUDIO`; beside it the parts in a folder
+    of that name go, too.
+    """
+
+    def name(file: Path) -> Path:
+        return Path(str(file.with_suffix("")).lower())
+
+    best: dict[Path, Path] = {}
+    for file in sorted(files, key=lambda file: AUDIO.index(file.suffix.lower())):
+        best.setdefault(name(file), file)
+    kept = []
+    for file in files:
+        others = (best[key] for key in (name(file), *name(file).parents) if key in best)
+        other = next((other for other in others if other != file), None)
+        if other is None:
+            kept.append(file)
+        else:
+            _log.warning("%s: the same stem as %s; left out", file, other.name)
+    return kept
 
 
 def find_songs(folder: Path | str) -> list[tuple[Path, Song]]:
@@ -153,7 +195,7 @@ def find_songs(folder: Path | str) -> list[tuple[Path, Song]]:
     if not root.is_dir():
         raise ValueError(f"{root} is not a folder; give one that holds a folder for each song")
     found = []
-    for path in [root, *_visible(root.rglob("*"), root)]:
+    for path in [root, *_below(root)]:
         is_stem = source_of(path.name) is not None and not (path.is_dir() and _holds_songs(path))
         if path.name.endswith(".stem.mp4") or (path.is_dir() and not is_stem):
             song = find_song(path)
@@ -248,10 +290,17 @@ def refuse(text: str) -> NoReturn:
 
 def load(file: Path, warn: audio.Warn) -> np.ndarray:
     """A file `[2, L]`; what is wrong with it is told by its whole path, for names repeat."""
+    if file.is_symlink() and not file.exists():
+        raise ValueError(f"{file} is a link to nothing; fetch the file, as by git annex get")
     try:
         return audio.load(file, warn=lambda text: warn(f"{file}: {text}")).numpy()
     except audio.AudioError as error:
         raise ValueError(f"{file}: {error}") from error
+
+
+def half_the_rate(files: list[Path]) -> float | None:
+    """Frequency in Hz above which files that add up to a stem hold nothing, or None without any."""
+    return max((audio.probe(file).sample_rate / 2 for file in files), default=None)
 
 
 def add(pieces: list[np.ndarray]) -> np.ndarray:
