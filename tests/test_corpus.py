@@ -348,6 +348,15 @@ def test_a_stem_in_two_formats_is_no_louder(tmp_path, caplog):
     assert {Path(line.split(": the same stem as ")[0]) for line in caplog.messages} == left_out
 
 
+def test_of_two_mixtures_the_one_without_loss_is_read(tmp_path):
+    make_song(tmp_path / "song", {"vocals": 300.0, "mixture": 100.0})
+    soundfile.write(tmp_path / "song" / "mix.mp3", np.zeros((44100, 2)), 44100)
+    ((path, song),) = songs.find_songs(tmp_path)
+    mixture = songs.read_mixture(path, song)
+    assert mixture is not None
+    assert peak_hertz(mixture) == pytest.approx(100, abs=2)
+
+
 def test_linked_folders_are_read_and_loops_end(tmp_path):
     make_song(tmp_path / "elsewhere" / "One", {"vocals": 300.0, "drums/kick": 60.0})
     root = tmp_path / "songs"

@@ -423,6 +423,12 @@ def test_letters_and_digits_can_be_switched_off_as_keys(
     page.click("body", position={"x": 3, "y": 3})
     page.keyboard.press("1")
     assert page.evaluate("window.studio.faders().vocals") == 0
+    # on a touch screen they are listed, and the switch with them, once there is a keyboard
+    tablet = visit(viewport={"width": 820, "height": 1100}, has_touch=True, is_mobile=True)
+    separate(tablet, song)
+    assert not tablet.is_visible(".ml-shortcuts")
+    tablet.keyboard.press("ArrowRight")
+    assert tablet.is_visible(".ml-shortcuts")
 
 
 def test_a_key_that_is_held_is_pressed_once(visit: Callable[..., Any], song: Path) -> None:
@@ -700,10 +706,10 @@ def test_a_loop_drawn_while_nothing_plays_is_what_is_played(
     wait(page, "s.playing && s.position > 4.2 && s.position < 6.2")
 
 
-def joined(page: Any, *decks: str) -> list[np.ndarray]:
-    """What is scheduled of decks from the first piece on, `[S, L]` each, their first channels."""
-    encoded = page.evaluate(
-        """(decks) => decks.map((key) => {
+def joined(page: Any, *decks: str) -> tuple[list[dict[str, Any]], list[np.ndarray]]:
+    """What is scheduled: the pieces, and the sound of decks `[S, L]`, their first channels."""
+    pieces, encoded = page.evaluate(
+        """(decks) => [window.studio.transport.pieces, decks.map((key) => {
           const t = window.studio.transport, parts = t.pieces.map((p) => p.nodes.get(key));
           return t.decks.get(key).stems.map((_, s) => parts.map((nodes) => {
             const bytes = new Uint8Array(nodes[s].node.buffer.getChannelData(0).slice().buffer);
@@ -712,11 +718,12 @@ def joined(page: Any, *decks: str) -> list[np.ndarray]:
               text += String.fromCharCode(...bytes.subarray(i, i + 8192));
             return btoa(text);
           }));
-        })""",
+        })].map((x, i) => i ? x : x.map(({from, length, when, lasts, enters}) => (
+          {from, length, when, lasts, enters})))""",
         list(decks),
     )
     sound = [[b"".join(map(base64.b64decode, stem)) for stem in deck] for deck in encoded]
-    return [np.stack([np.frombuffer(stem, np.float32) for stem in deck]) for deck in sound]
+    return pieces, [np.stack([np.frombuffer(stem, np.float32) for stem in deck]) for deck in sound]
 
 
 @pytest.mark.parametrize(("speed", "key"), [(0.5, 0), (1, 3), (0.75, -2), (1.25, 0)])
@@ -738,14 +745,18 @@ def test_speed_and_key_are_independent(
         for _ in (0, page.wait_for_timeout(1500))
     )
     assert at1 - at0 == pytest.approx(speed * (t1 - t0), rel=1e-6)
-    pieces = page.evaluate(
-        "window.studio.transport.pieces.map((p) => [p.from, p.length, p.when, p.lasts])"
-    )
-    for (from_, length, when, lasts), (next_from, _, next_when, _) in pairwise(pieces):
-        assert lasts == pytest.approx(length / speed, abs=1 / RATE)
-        assert (next_from, next_when) == pytest.approx((from_ + length, when + lasts), abs=1e-6)
-    sound = joined(page, "a")[0][SOURCES.index("bass")]
-    assert len(sound) == sum(round(lasts * RATE) for *_, lasts in pieces)
+    pieces, (stems,) = joined(page, "a")
+    seamless = []
+    for piece, after in pairwise(pieces):
+        assert piece["lasts"] == pytest.approx(piece["length"] / speed, abs=1 / RATE)
+        assert after["from"] == pytest.approx(piece["from"] + piece["length"], abs=1e-6)
+        late = after["when"] - piece["when"] - piece["lasts"]
+        # a machine that is at work on something else may be late, and then it fades in
+        seamless.append(late == pytest.approx(0, abs=1e-6))
+        assert seamless[-1] or (late > 0 and after["enters"])
+    assert any(seamless)
+    sound = stems[SOURCES.index("bass")]
+    assert len(sound) == sum(round(piece["lasts"] * RATE) for piece in pieces)
     hertz = PITCHES["bass"] * 2 ** (key / 12)
     spectrum = np.abs(np.fft.rfft(sound * np.hanning(len(sound)), 4 * len(sound)))
     assert np.argmax(spectrum) * RATE / (4 * len(sound)) == pytest.approx(hertz, rel=0.01)
@@ -779,7 +790,7 @@ def test_stems_and_presets_stay_together_at_any_speed(
         "(() => { const { pieces } = window.studio.transport; return pieces.length > 2 &&"
         " pieces.every((p) => ['a', 'b'].every((key) => p.nodes.get(key)?.length === 4)); })()"
     )
-    a, b = joined(page, "a", "b")
+    _, (a, b) = joined(page, "a", "b")
     same = [SOURCES.index("drums"), SOURCES.index("other")]
     assert np.abs(a[same]).max() > 0.04
     assert np.abs(a[same] - b[same]).max() < 2e-4, "two networks' rounding to 16 bits"

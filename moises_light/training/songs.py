@@ -277,10 +277,9 @@ def read_mixture(path: Path, song: Song, warn: audio.Warn = _log.warning) -> np.
     """The song as it was mixed, `[2, L]`, where it lies beside its stems; as `read_song`."""
     if not song.files:
         return read_stream(path, 0)
-    for file in _visible(path.iterdir(), path):
-        if file.stem.lower() in MIXTURE and _is_audio(file):
-            return load(file, warn)
-    return None
+    found = [file for file in _visible(path.iterdir(), path) if file.stem.lower() in MIXTURE]
+    files = sorted(filter(_is_audio, found), key=lambda file: AUDIO.index(file.suffix.lower()))
+    return load(files[0], warn) if files else None
 
 
 def refuse(text: str) -> NoReturn:
