@@ -619,8 +619,7 @@ def test_a_step_is_saved_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     """Ctrl-C between the optimizer and the average waits for the end of the step."""
     config = TrainConfig(frames=16, batch_size=2, steps=3, warmup=1, bf16=False)
     whole = weights.read_tensors(run(config, tmp_path / "whole"))[0]
-    update, handler = loop.AveragedModel.update_parameters, signal.getsignal(signal.SIGINT)
-    calls = []
+    update, calls = loop.AveragedModel.update_parameters, []
 
     def interrupted(average: torch.optim.swa_utils.AveragedModel, model: MoisesLight) -> None:
         calls.append(1)
@@ -629,12 +628,18 @@ def test_a_step_is_saved_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
         update(average, model)
 
     monkeypatch.setattr(loop.AveragedModel, "update_parameters", interrupted)
-    with pytest.raises(KeyboardInterrupt):
-        run(config, tmp_path / "parts")
+    # tests that run in the background of a shell are deaf to it
+    before, handler = signal.getsignal(signal.SIGINT), signal.default_int_handler
+    signal.signal(signal.SIGINT, handler)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            run(config, tmp_path / "parts")
+        assert signal.getsignal(signal.SIGINT) == handler
+    finally:
+        signal.signal(signal.SIGINT, before)
     tensors, header = weights.read_tensors(tmp_path / "parts" / "state.safetensors")
     assert header["step"] == "2"
     assert tensors["optimizer.0.step"] == tensors["average.n_averaged"] == 2
-    assert signal.getsignal(signal.SIGINT) == handler
     parts = weights.read_tensors(run(config, tmp_path / "parts"))[0]
     assert all(torch.equal(x, parts[key]) for key, x in whole.items())
 
