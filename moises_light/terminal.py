@@ -13,8 +13,9 @@ import sys
 import threading
 import unicodedata
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from types import FrameType
+from typing import Any
 
 import torch
 from tqdm import tqdm
@@ -228,22 +229,12 @@ def end_as_ctrl_c() -> Iterator[None]:
 
 @contextmanager
 def undisturbed() -> Iterator[None]:
-    """Told to stop in here, the work stops at the end of it, not half way.
-
-    Only the main thread can be told.
-    """
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
+    """Told to stop in here, the work stops at the end of it, not half way."""
     told: list[int] = []
-    before = {n: handler for n in _STOPS if callable(handler := signal.getsignal(n))}
     try:
-        for number in before:
-            signal.signal(number, lambda number, frame: told.append(number))
-        yield
+        with _handled(_STOPS, lambda number, frame: told.append(number)):
+            yield
     finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
         if told:
             signal.raise_signal(told[0])
 
@@ -254,16 +245,23 @@ def _stop(number: int, frame: FrameType | None) -> None:
         raise KeyboardInterrupt
 
 
-@contextmanager
-def _first_only(numbers: Iterable[int]) -> Iterator[None]:
+def _first_only(numbers: Iterable[int]) -> AbstractContextManager[None]:
     """The first of these signals is Ctrl-C; those after it do not disturb the cleaning up."""
+    return _handled(numbers, _stop)
+
+
+@contextmanager
+def _handled(
+    numbers: Iterable[int], handle: Callable[[int, FrameType | None], Any]
+) -> Iterator[None]:
+    """Signals go to `handle`, but those that are ignored; only the main thread can be told."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
     before = {n: signal.getsignal(n) for n in numbers if signal.getsignal(n) != signal.SIG_IGN}
-    for number in before:
-        signal.signal(number, _stop)
     try:
+        for number in before:
+            signal.signal(number, handle)
         yield
     finally:
         for number, handler in before.items():

@@ -213,7 +213,7 @@ def write_track(
             os.replace(part, whole)
         finally:
             part.unlink(missing_ok=True)
-        _append_line(folder / "index.jsonl", json.dumps(asdict(track), separators=(",", ":")))
+        append_line(folder / "index.jsonl", json.dumps(asdict(track), separators=(",", ":")))
     except OSError as error:  # of a full disk numpy tells two numbers, and no file
         raise OSError(
             f"{whole} cannot be written ({error}); see that the disk has room, and build again"
@@ -230,8 +230,8 @@ def clear_parts(corpus: Path | str) -> None:
                     part.unlink()
 
 
-def _append_line(path: Path, line: str) -> None:
-    """Add a line to the index; half a line that a full disk left there stays apart from it."""
+def append_line(path: Path, line: str) -> None:
+    """Add a line to an index or a log; half a line that a full disk left stays apart from it."""
     with open(path, "a+b") as file:
         if file.tell():
             file.seek(-1, os.SEEK_END)

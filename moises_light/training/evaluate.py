@@ -22,7 +22,7 @@ from moises_light.config import SOURCES
 from moises_light.metrics import energy_at_silence, sdr, si_sdr
 from moises_light.separation import Separator
 from moises_light.training.corpus import BACKING, SAMPLE_RATE, Corpus
-from moises_light.training.songs import AUDIO, find_songs, load, read_mixture, read_song, refuse
+from moises_light.training.songs import by_loss, find_songs, load, read_mixture, read_song, refuse
 
 QUIET = -60.0
 """Level in dB under which a source counts as absent from a track: its SDR would mean nothing."""
@@ -92,8 +92,7 @@ def fit(audio: Tensor, length: int) -> Tensor:
 def _stem(folder: Path, source: str) -> Path | None:
     """The file of a source, one without loss where there are several."""
     paths = [p for p in sorted(folder.glob(f"{source}.*")) if p.stem == source]
-    found = [p for p in paths if p.suffix.lower() in AUDIO]
-    return min(found, key=lambda p: AUDIO.index(p.suffix.lower()), default=None)
+    return next(iter(by_loss(paths)), None)
 
 
 def corpus_tracks(

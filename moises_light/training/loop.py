@@ -26,7 +26,7 @@ from moises_light.model import MoisesLight
 from moises_light.separation import device_of
 from moises_light.terminal import undisturbed
 from moises_light.training.config import TrainConfig
-from moises_light.training.corpus import BACKING
+from moises_light.training.corpus import BACKING, append_line
 from moises_light.training.grow import grow
 from moises_light.training.history import runs_within
 from moises_light.training.losses import Objective
@@ -208,7 +208,7 @@ def train(
                 if run.step % log_steps == 0:
                     row = summary.row(run.step, run.seconds, lr, float(norm), model.sources)
                     if rank == 0:
-                        _append(folder / "log.jsonl", row)
+                        append_line(folder / "log.jsonl", json.dumps(row))
                         on_log(row)
                     summary = _Summary(len(model.sources))
                 if rank == 0 and time.monotonic() - last_save > 60 * save_minutes:
@@ -596,17 +596,6 @@ class _Summary:
             "waiting": round(self.waited / elapsed, 3),
             "skipped": self.skipped,
         }
-
-
-def _append(path: Path, row: dict[str, Any]) -> None:
-    """Add a line to the log; half a line that a crash left there stays apart from it."""
-    line = json.dumps(row) + "\n"
-    with path.open("a+b") as file:
-        if file.tell():
-            file.seek(-1, os.SEEK_END)
-            if file.read(1) != b"\n":
-                line = "\n" + line
-        file.write(line.encode())
 
 
 def current_rank() -> int:

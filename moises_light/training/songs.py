@@ -116,6 +116,11 @@ def _is_audio(path: Path) -> bool:
     return path.suffix.lower() in AUDIO
 
 
+def by_loss(paths: Iterable[Path]) -> list[Path]:
+    """Those that are audio, in the order of `AUDIO`."""
+    return sorted(filter(_is_audio, paths), key=lambda path: AUDIO.index(path.suffix.lower()))
+
+
 def _holds_songs(folder: Path) -> bool:
     """Whether a folder is a place of songs, such as an album that is called Strings."""
     below = [path for path in _below(folder) if path.is_dir()]
@@ -168,7 +173,7 @@ def _once_each(files: list[Path]) -> list[Path]:
         return Path(str(file.with_suffix("")).lower())
 
     best: dict[Path, Path] = {}
-    for file in sorted(files, key=lambda file: AUDIO.index(file.suffix.lower())):
+    for file in by_loss(files):
         best.setdefault(name(file), file)
     kept = []
     for file in files:
@@ -278,8 +283,8 @@ def read_mixture(path: Path, song: Song, warn: audio.Warn = _log.warning) -> np.
     if not song.files:
         return read_stream(path, 0)
     found = [file for file in _visible(path.iterdir(), path) if file.stem.lower() in MIXTURE]
-    files = sorted(filter(_is_audio, found), key=lambda file: AUDIO.index(file.suffix.lower()))
-    return load(files[0], warn) if files else None
+    best = next(iter(by_loss(found)), None)
+    return load(best, warn) if best else None
 
 
 def refuse(text: str) -> NoReturn:

@@ -79,7 +79,7 @@ def _size(path: Path) -> int:
         return 0
 
 
-def own_folder() -> Path:
+def _own_folder() -> Path:
     """Where links are kept by default: a temporary folder that no other user of the machine has."""
     user = getattr(os, "getuid", lambda: 0)()  # Windows has one such folder for each
     return Path(tempfile.gettempdir(), f"moises-light-{user}")
@@ -103,7 +103,7 @@ class Shares:
         limit: int | None = None,
         clock: Callable[[], float] = time.time,
     ):
-        self.root = root or Path(os.environ.get(FOLDER_VARIABLE) or own_folder())
+        self.root = root or Path(os.environ.get(FOLDER_VARIABLE) or _own_folder())
         self.days = float(os.environ.get(DAYS_VARIABLE, 7)) if days is None else days
         gigabytes = float(os.environ.get(LIMIT_VARIABLE, 10))
         self.limit = int(gigabytes * 1e9) if limit is None else limit
@@ -303,9 +303,9 @@ class Shares:
             return 0
         gone = 0
         for folder in self.root.iterdir():
-            ours = jobs.is_token(folder.name) or folder.name.startswith("draft-")
-            age = time.time() - jobs.last_touched(folder)
-            fresh_draft = folder.name.startswith("draft-") and age < 3600
+            draft = folder.name.startswith("draft-")
+            fresh_draft = draft and time.time() - jobs.last_touched(folder) < 3600
+            ours = draft or jobs.is_token(folder.name)
             if not ours or fresh_draft or self.look(folder.name) is not None:
                 continue
             shutil.rmtree(folder, ignore_errors=True)

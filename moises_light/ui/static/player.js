@@ -420,7 +420,7 @@ function buildCompare() {
   const signature = JSON.stringify([value.takes.map((t) => [t.serial, t.state, t.work, t.ready]), atWork(), blind && [blind.rounds, blind.revealed]]);
   if (box.dataset.plan === signature) return;
   box.dataset.plan = signature;
-  const [a, b] = value.takes;
+  const [a, b] = value.takes, alike = a.ready === b.ready;
   const kHz = (hz) => `0–${(hz / 1000).toFixed(1)} kHz`;
   if (!blind) {
     const table = make('table', 'ml-table');
@@ -431,8 +431,8 @@ function buildCompare() {
     const pace = (t) => t.ready ? `${lasting(t.work)} for ${clock(t.ready / value.rate)} (${t.device})` : 'not yet known';
     body.append(row('Time here', pace(a), pace(b)), row('Size', ...[a, b].map((t) => `${(t.parameters / 1e6).toFixed(2)} M parameters`)), row('Range', kHz(a.cutoff), kHz(b.cutoff)));
     table.append(head, body);
-    const start = button('ml-blind-start', 'Blind test', 'Start a blind test'); start.onclick = startBlind; start.disabled = !comparable() || a.ready !== b.ready;
-    const loudness = !comparable() ? 'Once both are done, A and B are played at the same loudness.' : a.ready === b.ready
+    const start = button('ml-blind-start', 'Blind test', 'Start a blind test'); start.onclick = startBlind; start.disabled = !comparable() || !alike;
+    const loudness = !comparable() ? 'Once both are done, A and B are played at the same loudness.' : alike
       ? 'A and B are played at the same loudness (equal energy of what you hear).'
       : 'A and B are played as they are, and not blind, for one of them is only a part of the other.';
     const note = make('p', 'ml-note', `${loudness} A − B plays only what they disagree on, at its true level.`);

@@ -86,8 +86,14 @@ class Transport {
   // What was heard is gone: another deck at once, whatever was being switched to.
   fallBack(key) {
     this.active = this.want = key;
-    this.heat();
-    if (this.playing && this.pieces.some((piece) => !piece.nodes.has(key))) this.jump(this.now());
+    this.join();
+  }
+
+  // What is scheduled goes on with what is heard now; where that is not there, it would be silence.
+  join() {
+    const keys = this.heard();
+    if (this.pieces.some((piece) => keys.some((key) => !piece.nodes.has(key)))) this.jump(this.now());
+    else { this.heat(); this.pump(); }
   }
 
   get duration() { let d = 0; for (const deck of this.decks.values()) d = Math.max(d, deck.frames / this.rate); return d; }
@@ -188,9 +194,7 @@ class Transport {
     if (this.want !== active) return;      // another switch came meanwhile
     this.active = active;
     this.setMix(mix);
-    // what is scheduled and not there would be played as silence
-    if (this.pieces.some((piece) => keys.some((key) => !piece.nodes.has(key)))) this.jump(this.now());
-    else { this.heat(); this.pump(); }
+    this.join();
     this.onchange();
   }
 
